@@ -1,0 +1,198 @@
+package sasl
+
+import (
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/text/secure/precis"
+	frame "mellium.im/sasl"
+)
+
+const plusSuffix = "-PLUS"
+
+// scramState is what the second step of SCRAM must know of the first.
+type scramState struct {
+	first       clientFirst
+	serverFirst string
+	nonce       string
+	user        string
+	credential  Credential
+}
+
+func scram(x *Exchange) next { return scramSteps(x, false) }
+
+func scramPlus(x *Exchange) next { return scramSteps(x, true) }
+
+func scramSteps(x *Exchange, plus bool) next {
+	return func(_ *frame.Negotiator, response []byte, data any) (bool, []byte, any, error) {
+		if s, ok := data.(*scramState); ok {
+			challenge, err := x.scramFinal(s, string(response))
+			return false, challenge, nil, err
+		}
+		s, err := x.scramFirst(string(response), plus)
+		if err != nil {
+			return false, nil, nil, err
+		}
+		return true, []byte(s.serverFirst), s, nil
+	}
+}
+
+// scramFirst answers client-first-message with the salt of the user, or of nobody.
+func (x *Exchange) scramFirst(message string, plus bool) (*scramState, error) {
+	first, err := parseClientFirst(message)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.checkBinding(first, plus); err != nil {
+		return nil, err
+	}
+	user, err := prepareUser(first.user)
+	if err != nil {
+		return nil, err
+	}
+	credential, err := x.attempt.Credentials(user, strings.TrimSuffix(x.mechanism, plusSuffix))
+	if err != nil {
+		return nil, asFailure(err, TemporaryAuthFailure)
+	}
+	random := make([]byte, 18) // 24 characters of base64, without padding
+	if _, err := io.ReadFull(x.random(), random); err != nil {
+		return nil, &Failure{TemporaryAuthFailure, fmt.Errorf("make a nonce: %w", err)}
+	}
+	nonce := first.nonce + base64.StdEncoding.EncodeToString(random)
+	return &scramState{
+		first: first,
+		serverFirst: fmt.Sprintf("r=%s,s=%s,i=%d", nonce,
+			base64.StdEncoding.EncodeToString(credential.Salt), credential.Iterations),
+		nonce:      nonce,
+		user:       user,
+		credential: credential,
+	}, nil
+}
+
+// checkBinding holds the client's channel binding flag against the mechanism and against what was
+// offered (RFC 5802 section 6).
+func (x *Exchange) checkBinding(first clientFirst, plus bool) error {
+	isPlus := func(name string) bool { return strings.HasSuffix(name, plusSuffix) }
+	switch {
+	case plus != (first.flag == 'p'):
+		return fail(MalformedRequest, "the mechanism and the channel binding flag contradict each other")
+	case first.flag == 'y' && slices.ContainsFunc(x.attempt.Offered, isPlus):
+		// Somebody between us removed the -PLUS mechanisms from what the client saw.
+		return fail(NotAuthorized, "channel binding was offered, but did not reach the client")
+	case plus:
+		if _, ok := x.bindingData(first.binding); !ok {
+			return fail(NotAuthorized, "no channel binding of the type "+first.binding)
+		}
+	}
+	return nil
+}
+
+func (x *Exchange) bindingData(typ string) ([]byte, bool) {
+	if x.attempt.Binding == nil {
+		return nil, false
+	}
+	return x.attempt.Binding(typ)
+}
+
+// scramFinal checks the proof in client-final-message and returns the server's.
+func (x *Exchange) scramFinal(s *scramState, message string) ([]byte, error) {
+	final, err := parseClientFinal(message)
+	if err != nil {
+		return nil, err
+	}
+	bound := []byte(s.first.gs2)
+	if s.first.flag == 'p' {
+		data, ok := x.bindingData(s.first.binding)
+		if !ok {
+			return nil, fail(NotAuthorized, "the channel binding is gone")
+		}
+		bound = append(bound, data...)
+	}
+	// Base64 has one spelling here, so that the texts can be compared.
+	if final.binding != base64.StdEncoding.EncodeToString(bound) {
+		return nil, fail(NotAuthorized, "channel bindings do not match")
+	}
+	if final.nonce != s.nonce {
+		return nil, fail(NotAuthorized, "nonces do not match")
+	}
+
+	h := hashOf(x.mechanism)
+	proof, err := decodeBase64(final.proof, h().Size())
+	if err != nil {
+		return nil, err
+	}
+	authMessage := s.first.bare + "," + s.serverFirst + "," + final.withoutProof
+	clientKey := mac(h, s.credential.StoredKey, authMessage)
+	subtle.XORBytes(clientKey, clientKey, proof)
+	proven := subtle.ConstantTimeCompare(digest(h, clientKey), s.credential.StoredKey) == 1
+	switch {
+	case !proven || !s.credential.Known:
+		return nil, fail(NotAuthorized, "wrong user or password")
+	case s.credential.Disabled:
+		return nil, &Failure{Condition: AccountDisabled}
+	}
+	if err := x.succeed(s.user, s.first.authzid); err != nil {
+		return nil, err
+	}
+	signature := mac(h, s.credential.ServerKey, authMessage)
+	return []byte("v=" + base64.StdEncoding.EncodeToString(signature)), nil
+}
+
+// Derive makes what the server keeps of a password for a SCRAM mechanism, named with or without
+// -PLUS (RFC 5802 section 3). The password is prepared by OpaqueString (RFC 8265 section 4); one
+// that cannot be is an error, as is an empty one.
+func Derive(mechanism, password string, salt []byte, iterations int) (storedKey, serverKey []byte, err error) {
+	h := hashOf(mechanism)
+	if h == nil {
+		return nil, nil, fmt.Errorf("sasl: derive keys: %s is no SCRAM mechanism", mechanism)
+	}
+	if !utf8.ValidString(password) {
+		return nil, nil, errors.New("sasl: prepare password: not UTF-8")
+	}
+	prepared, err := precis.OpaqueString.String(password)
+	if err != nil {
+		return nil, nil, fmt.Errorf("sasl: prepare password: %w", err)
+	}
+	salted, err := pbkdf2.Key(h, prepared, salt, iterations, h().Size())
+	if err != nil {
+		return nil, nil, fmt.Errorf("sasl: derive keys: %w", err)
+	}
+	return digest(h, mac(h, salted, "Client Key")), mac(h, salted, "Server Key"), nil
+}
+
+// hashOf is the hash function of a SCRAM mechanism; nil where the name is not of one.
+func hashOf(mechanism string) func() hash.Hash {
+	switch strings.TrimSuffix(mechanism, plusSuffix) {
+	case "SCRAM-SHA-1":
+		return sha1.New
+	case "SCRAM-SHA-256":
+		return sha256.New
+	case "SCRAM-SHA-512":
+		return sha512.New
+	}
+	return nil
+}
+
+func mac(h func() hash.Hash, key []byte, message string) []byte {
+	m := hmac.New(h, key)
+	io.WriteString(m, message)
+	return m.Sum(nil)
+}
+
+func digest(h func() hash.Hash, data []byte) []byte {
+	d := h()
+	d.Write(data)
+	return d.Sum(nil)
+}
