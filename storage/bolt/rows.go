@@ -1,0 +1,380 @@
+package bolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+)
+
+// A bucket is one of the file's few. All rows of a kind share one, ordered by owner, so what
+// belongs to an account is one range of keys in each.
+type bucket int
+
+const (
+	inAccounts bucket = iota
+	inRosters
+	inOffline
+	inPresence
+	inBlocklists
+	inPrivate
+	inVCards
+	inSecrets
+)
+
+// buckets are the names in the file, what each says in an error, whether its keys begin with an
+// owner, and how a row is checked.
+var buckets = [...]struct {
+	name, noun string
+	owned      bool
+	check      func(key, value []byte) error
+}{
+	inAccounts:   {"accounts", "account", true, checkAccount},
+	inRosters:    {"rosters", "roster", true, checkRoster},
+	inOffline:    {"offline", "offline message", true, checkOffline},
+	inPresence:   {"last presence", "last presence", true, checkPresence},
+	inBlocklists: {"blocklists", "blocklist", true, checkBlocked},
+	inPrivate:    {"private", "private XML", true, checkDocument},
+	inVCards:     {"vcards", "vCard", true, checkDocument},
+	inSecrets:    {"secrets", "secret", false, checkSecret},
+}
+
+// Keys.
+//
+//	account, last presence   owner
+//	roster                   owner: its version; owner contact: an item
+//	offline                  owner: how many; owner number (8 bytes): a message
+//	blocklist                owner blocked
+//	private, vcards          owner key
+//	secrets                  name
+//
+// An owner is domain NUL local NUL, any other JID domain NUL local NUL resource. No part of a JID
+// holds NUL (RFC 7622), so no owner's key is a prefix of another's, and keys are in JID order.
+
+func ownerKey(owner jid.JID) []byte {
+	return appendJID(nil, owner.Bare())
+}
+
+func appendJID(key []byte, j jid.JID) []byte {
+	key = append(append(key, j.Domain()...), 0)
+	key = append(append(key, j.Local()...), 0)
+	return append(key, j.Resource()...)
+}
+
+// parseJID reads a JID that fills the rest of a key.
+func parseJID(key []byte) (jid.JID, error) {
+	domain, rest, ok := bytes.Cut(key, []byte{0})
+	local, resource, ok2 := bytes.Cut(rest, []byte{0})
+	if !ok || !ok2 {
+		return jid.JID{}, errDamaged
+	}
+	return jid.New(string(local), string(domain), string(resource))
+}
+
+// cutOwner splits a key after its owner.
+func cutOwner(key []byte) (owner, rest []byte, err error) {
+	domain := bytes.IndexByte(key, 0)
+	if domain < 0 {
+		return nil, nil, errDamaged
+	}
+	local := bytes.IndexByte(key[domain+1:], 0)
+	if local < 0 {
+		return nil, nil, errDamaged
+	}
+	end := domain + 1 + local + 1
+	return key[:end], key[end:], nil
+}
+
+// numberKey is the key of an owner's offline message. Big-endian: in order of number.
+func numberKey(owner []byte, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(bytes.Clone(owner), number)
+}
+
+// Values. The first byte is the version of the row's encoding, so that one kind of row can change
+// without a migration of the whole file. Then numbers are varints, strings are preceded by their
+// length, times are seconds and nanoseconds since 1970.
+
+const rowVersion = 1
+
+var errDamaged = errors.New("row is damaged")
+
+type encoder []byte
+
+func newRow(size int) encoder { return append(make(encoder, 0, size+16), rowVersion) }
+
+func (e *encoder) uint(n uint64)   { *e = binary.AppendUvarint(*e, n) }
+func (e *encoder) string(s string) { e.uint(uint64(len(s))); *e = append(*e, s...) }
+func (e *encoder) bytes(b []byte)  { e.uint(uint64(len(b))); *e = append(*e, b...) }
+func (e *encoder) time(t time.Time) {
+	*e = binary.AppendVarint(*e, t.Unix())
+	e.uint(uint64(t.Nanosecond()))
+}
+
+// flags writes up to eight booleans.
+func (e *encoder) flags(flags ...bool) {
+	var b byte
+	for i, set := range flags {
+		if set {
+			b |= 1 << i
+		}
+	}
+	*e = append(*e, b)
+}
+
+// A decoder reads a row. Its first error sticks; end returns it.
+type decoder struct {
+	rest []byte
+	err  error
+}
+
+func readRow(value []byte) *decoder {
+	if len(value) == 0 || value[0] != rowVersion {
+		return &decoder{err: errDamaged}
+	}
+	return &decoder{rest: value[1:]}
+}
+
+func (d *decoder) fail() {
+	d.rest, d.err = nil, errDamaged
+}
+
+func (d *decoder) uint() uint64 {
+	n, size := binary.Uvarint(d.rest)
+	if size <= 0 {
+		d.fail()
+		return 0
+	}
+	d.rest = d.rest[size:]
+	return n
+}
+
+// raw reads a length and so many bytes, which are bbolt's.
+func (d *decoder) raw() []byte {
+	n := d.uint()
+	if n > uint64(len(d.rest)) {
+		d.fail()
+		return nil
+	}
+	b := d.rest[:n]
+	d.rest = d.rest[n:]
+	return b
+}
+
+func (d *decoder) string() string { return string(d.raw()) }
+func (d *decoder) bytes() []byte  { return append([]byte(nil), d.raw()...) }
+
+// count reads how many elements follow, each of at least one byte.
+func (d *decoder) count() int {
+	n := d.uint()
+	if n > uint64(len(d.rest)) {
+		d.fail()
+		return 0
+	}
+	return int(n)
+}
+
+func (d *decoder) time() time.Time {
+	seconds, size := binary.Varint(d.rest)
+	if size <= 0 {
+		d.fail()
+		return time.Time{}
+	}
+	d.rest = d.rest[size:]
+	return time.Unix(seconds, int64(d.uint())).UTC()
+}
+
+func (d *decoder) flags(flags ...*bool) {
+	if len(d.rest) == 0 {
+		d.fail()
+		return
+	}
+	for i, set := range flags {
+		*set = d.rest[0]&(1<<i) != 0
+	}
+	d.rest = d.rest[1:]
+}
+
+func (d *decoder) end() error {
+	if d.err == nil && len(d.rest) > 0 {
+		d.fail()
+	}
+	return d.err
+}
+
+func encodeAccount(a storage.Account) []byte {
+	e := newRow(160 * (1 + len(a.Credentials)))
+	e.flags(a.Disabled)
+	e.time(a.Created)
+	e.uint(uint64(len(a.Credentials)))
+	for _, c := range a.Credentials {
+		e.string(c.Mechanism)
+		e.bytes(c.Salt)
+		e.uint(uint64(c.Iterations))
+		e.bytes(c.StoredKey)
+		e.bytes(c.ServerKey)
+	}
+	return e
+}
+
+func decodeAccount(key, value []byte) (a storage.Account, err error) {
+	if a.JID, err = parseJID(key); err != nil {
+		return a, err
+	}
+	d := readRow(value)
+	d.flags(&a.Disabled)
+	a.Created = d.time()
+	if n := d.count(); n > 0 {
+		a.Credentials = make([]storage.Credential, n)
+	}
+	for i := range a.Credentials {
+		c := &a.Credentials[i]
+		c.Mechanism = d.string()
+		c.Salt = d.bytes()
+		c.Iterations = int(d.uint())
+		c.StoredKey = d.bytes()
+		c.ServerKey = d.bytes()
+	}
+	return a, d.end()
+}
+
+func encodeNumber(n uint64) []byte {
+	e := newRow(0)
+	e.uint(n)
+	return e
+}
+
+func decodeNumber(value []byte) (uint64, error) {
+	d := readRow(value)
+	n := d.uint()
+	return n, d.end()
+}
+
+func encodeItem(item storage.RosterItem) []byte {
+	e := newRow(64 + len(item.Name) + len(item.PendingIn))
+	e.flags(item.Listed, item.To, item.From, item.Ask, item.Approved)
+	e.string(item.Name)
+	e.uint(uint64(len(item.Groups)))
+	for _, group := range item.Groups {
+		e.string(group)
+	}
+	e.string(item.PendingIn)
+	return e
+}
+
+// decodeItem reads a row whose key was contact after its owner.
+func decodeItem(contact, value []byte) (item storage.RosterItem, err error) {
+	if item.Contact, err = parseJID(contact); err != nil {
+		return item, err
+	}
+	d := readRow(value)
+	d.flags(&item.Listed, &item.To, &item.From, &item.Ask, &item.Approved)
+	item.Name = d.string()
+	if n := d.count(); n > 0 {
+		item.Groups = make([]string, n)
+	}
+	for i := range item.Groups {
+		item.Groups[i] = d.string()
+	}
+	item.PendingIn = d.string()
+	return item, d.end()
+}
+
+// encodeStanza is an offline message or a last presence.
+func encodeStanza(at time.Time, stanza string) []byte {
+	e := newRow(len(stanza))
+	e.time(at)
+	e.string(stanza)
+	return e
+}
+
+func decodeStanza(value []byte) (at time.Time, stanza string, err error) {
+	d := readRow(value)
+	at = d.time()
+	stanza = d.string()
+	return at, stanza, d.end()
+}
+
+// A blob is a value with nothing to it: a document, a secret, or (empty) a mere entry.
+
+func encodeBlob(blob string) []byte { return append(newRow(len(blob)), blob...) }
+
+func decodeBlob(value []byte) ([]byte, error) {
+	d := readRow(value)
+	return d.rest, d.err
+}
+
+func checkAccount(key, value []byte) error {
+	_, err := decodeAccount(key, value)
+	return err
+}
+
+func checkRoster(key, value []byte) error {
+	_, contact, err := cutOwner(key)
+	if err != nil {
+		return err
+	}
+	if len(contact) == 0 {
+		_, err = decodeNumber(value)
+	} else {
+		_, err = decodeItem(contact, value)
+	}
+	return err
+}
+
+func checkOffline(key, value []byte) error {
+	_, number, err := cutOwner(key)
+	if err != nil {
+		return err
+	}
+	switch len(number) {
+	case 0:
+		_, err = decodeNumber(value)
+	case 8:
+		_, _, err = decodeStanza(value)
+	default:
+		err = errDamaged
+	}
+	return err
+}
+
+func checkPresence(key, value []byte) error {
+	if _, err := parseJID(key); err != nil {
+		return err
+	}
+	_, _, err := decodeStanza(value)
+	return err
+}
+
+func checkBlocked(key, value []byte) error {
+	_, blocked, err := cutOwner(key)
+	if err != nil {
+		return err
+	}
+	if _, err := parseJID(blocked); err != nil {
+		return err
+	}
+	_, err = decodeBlob(value)
+	return err
+}
+
+func checkDocument(key, value []byte) error {
+	if _, _, err := cutOwner(key); err != nil {
+		return err
+	}
+	_, err := decodeBlob(value)
+	return err
+}
+
+func checkSecret(_, value []byte) error {
+	_, err := decodeBlob(value)
+	return err
+}
+
+// damaged names the row that could not be read.
+func damaged(in bucket, key []byte, err error) error {
+	return fmt.Errorf("%s %q: %w", buckets[in].noun, key, err)
+}

@@ -1,0 +1,228 @@
+// Package commit is the committer that the backends of storage share: a queue of operations and
+// the one goroutine that hands them, in order and in groups, to a backend's transaction.
+//
+// There is no timer. Whatever was submitted while one group was being committed is the next
+// group, so a quiet server answers in one sync and a busy one shares a sync between hundreds of
+// operations. Start with Queue.
+package commit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	"tombolo/storage"
+)
+
+// DefaultMark is how many operations may be unfinished before Admit blocks.
+const DefaultMark = 4096
+
+// maxGroup bounds a group, and with it the memory of a transaction and the time until its first
+// operation is answered. Groups of this size have long stopped gaining from growing.
+const maxGroup = 1024
+
+// An Op is one submitted operation.
+type Op struct {
+	Run func(storage.Tx) error
+	// Err is set by the backend's transaction when Run failed and left nothing behind.
+	Err    error
+	ticket *storage.Ticket
+}
+
+// Attempt runs the operation in tx and sets Err; a panic is an error like any other. When it
+// reports false, the backend removes from tx what the operation wrote.
+func (op *Op) Attempt(tx storage.Tx) (ok bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			op.Err = fmt.Errorf("storage: operation panicked: %v\n%s", r, debug.Stack())
+			ok = false
+		}
+	}()
+	op.Err = op.Run(tx)
+	return op.Err == nil
+}
+
+// A Queue is the committer of one store.
+type Queue struct {
+	commit func([]Op) error
+	mark   int
+
+	mu      sync.Mutex
+	ops     []Op          // waiting for the next group
+	pending int           // ops, and those in the group at work
+	room    chan struct{} // closed when pending falls below mark; nil when nobody waits for that
+	closed  bool
+	err     error // why the store failed
+
+	wake   chan struct{} // holds a token while there may be something to do
+	failed chan struct{}
+	ended  chan struct{} // closed when the goroutine has returned
+}
+
+// New starts a committer. commit runs a group in one transaction and returns once that is
+// durable. It sets Err of the operations that failed by themselves, and returns an error when it
+// kept nothing: one that wraps storage.ErrNoSpace when the next group may try again, anything
+// else when the store has failed for good. Admit blocks above mark operations; 0 means
+// DefaultMark.
+func New(mark int, commit func([]Op) error) *Queue {
+	if mark <= 0 {
+		mark = DefaultMark
+	}
+	q := &Queue{
+		commit: commit,
+		mark:   mark,
+		wake:   make(chan struct{}, 1),
+		failed: make(chan struct{}),
+		ended:  make(chan struct{}),
+	}
+	go q.run()
+	return q
+}
+
+// Submit is Submit of storage.Store.
+func (q *Queue) Submit(fn func(storage.Tx) error) *storage.Ticket {
+	t := new(storage.Ticket)
+	q.mu.Lock()
+	err := q.refusal()
+	if err == nil {
+		q.ops = append(q.ops, Op{Run: fn, ticket: t})
+		q.pending++
+	}
+	q.mu.Unlock()
+	if err != nil {
+		t.Finish(err)
+		return t
+	}
+	q.signal()
+	return t
+}
+
+// Admit is Admit of storage.Store.
+func (q *Queue) Admit(ctx context.Context) error {
+	for {
+		q.mu.Lock()
+		err := q.refusal()
+		if err != nil || q.pending < q.mark {
+			q.mu.Unlock()
+			return err
+		}
+		if q.room == nil {
+			q.room = make(chan struct{})
+		}
+		room := q.room
+		q.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Failed is Failed of storage.Store.
+func (q *Queue) Failed() <-chan struct{} { return q.failed }
+
+// Err is why the store failed, or nil.
+func (q *Queue) Err() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.err
+}
+
+// Close refuses further operations, commits those that were submitted and returns when the
+// goroutine has ended. Only the first call reports true: that caller releases the store.
+func (q *Queue) Close() (first bool) {
+	q.mu.Lock()
+	first = !q.closed
+	q.closed = true
+	q.mu.Unlock()
+	q.signal()
+	<-q.ended
+	return first
+}
+
+// refusal is why no operation is taken any more. q.mu is held.
+func (q *Queue) refusal() error {
+	if q.err != nil {
+		return q.err
+	}
+	if q.closed {
+		return storage.ErrClosed
+	}
+	return nil
+}
+
+func (q *Queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *Queue) run() {
+	defer close(q.ended)
+	var spare []Op // the group before, emptied: two slices take turns
+	for {
+		q.mu.Lock()
+		group, closed := q.ops, q.closed
+		q.ops = spare[:0]
+		q.mu.Unlock()
+		if len(group) == 0 {
+			if closed {
+				return
+			}
+			spare = group
+			<-q.wake
+			continue
+		}
+		for rest := group; len(rest) > 0; {
+			n := min(len(rest), maxGroup)
+			q.carryOut(rest[:n])
+			rest = rest[n:]
+		}
+		clear(group)
+		spare = group
+	}
+}
+
+// carryOut commits one group and tells everybody who waits for it.
+func (q *Queue) carryOut(group []Op) {
+	err := q.Err()
+	if err == nil {
+		err = q.commit(group)
+		if err != nil && !errors.Is(err, storage.ErrNoSpace) {
+			q.fail(err)
+		}
+	}
+	for i := range group {
+		op := &group[i]
+		if op.Err == nil {
+			op.Err = err
+		}
+		op.ticket.Finish(op.Err)
+	}
+	q.mu.Lock()
+	q.pending -= len(group)
+	if q.pending < q.mark {
+		q.release()
+	}
+	q.mu.Unlock()
+}
+
+func (q *Queue) fail(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.err = err
+	close(q.failed)
+	q.release()
+}
+
+// release lets the callers of Admit look again. q.mu is held.
+func (q *Queue) release() {
+	if q.room != nil {
+		close(q.room)
+		q.room = nil
+	}
+}

@@ -1,0 +1,412 @@
+// Package storagetest is the suite that every backend of storage passes: each sentence of the
+// contract in package storage has a test here. A backend calls Run and RunFaults from its own
+// tests; Faults also serve the tests of packages that use a store.
+package storagetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+)
+
+// patience is how long anything here may take.
+const patience = 20 * time.Second
+
+var (
+	romeo  = jid.MustParse("romeo@montague.example")
+	juliet = jid.MustParse("juliet@capulet.example")
+	nurse  = jid.MustParse("nurse@capulet.example")
+
+	// Neighbours of juliet's rows, if keys were joined without care.
+	julie   = jid.MustParse("julie@capulet.example")
+	juliet2 = jid.MustParse("juliet2@capulet.example")
+	domain  = jid.MustParse("capulet.example")
+	longer  = jid.MustParse("juliet@capulet.example.org")
+	// Not ASCII: a localpart and a domainpart in Greek and German.
+	odysseus = jid.MustParse("ὀδυσσεύς@bücher.example")
+
+	neighbours = []jid.JID{julie, juliet2, domain, longer, romeo, nurse, odysseus}
+)
+
+var errOops = errors.New("oops")
+
+// Run tests a backend. open returns an empty store; the suite closes it.
+func Run(t *testing.T, open func(t *testing.T) storage.Store) {
+	for _, test := range []struct {
+		name string
+		fn   func(*testing.T, storage.Store)
+	}{
+		{"Accounts", testAccounts},
+		{"AccountsInOrder", testAccountsInOrder},
+		{"AccountsChangedWhileIterating", testAccountsChangedWhileIterating},
+		{"DeleteAccountRemovesAll", testDeleteAccountRemovesAll},
+		{"CreateAccountInheritsNothing", testCreateAccountInheritsNothing},
+		{"Rosters", testRosters},
+		{"RosterInOrder", testRosterInOrder},
+		{"Offline", testOffline},
+		{"OfflineFull", testOfflineFull},
+		{"OfflineNumbers", testOfflineNumbers},
+		{"LastPresence", testLastPresence},
+		{"Blocklists", testBlocklists},
+		{"Private", func(t *testing.T, s storage.Store) { testDocuments(t, s, storage.Tx.Private, storage.Tx.VCards) }},
+		{"VCards", func(t *testing.T, s storage.Store) { testDocuments(t, s, storage.Tx.VCards, storage.Tx.Private) }},
+		{"Secrets", testSecrets},
+		{"ResourceOfOwnerIsIgnored", testResourceOfOwner},
+		{"ResultsAreTheCallers", testResultsAreTheCallers},
+		{"LargeValues", testLargeValues},
+		{"ViewIsReadOnly", testViewIsReadOnly},
+		{"ViewIsASnapshot", testViewIsASnapshot},
+		{"ViewReturnsItsError", testViewReturnsItsError},
+		{"FailedOperationLeavesNothing", testFailedOperation},
+		{"FailedOperationsBesideOthers", testFailedBesideOthers},
+		{"PanicIsAnError", testPanic},
+		{"OperationsSeeTheOnesBefore", testOrder},
+		{"ConcurrentSubmit", testConcurrentSubmit},
+		{"ThenInOrder", testThen},
+		{"ThenMaySubmit", testThenMaySubmit},
+		{"AdmitWhenIdle", testAdmitWhenIdle},
+		{"CloseDrains", testCloseDrains},
+		{"Closed", testClosed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := open(t)
+			t.Cleanup(func() {
+				if err := s.Close(); err != nil {
+					t.Errorf("Close: %v", err)
+				}
+			})
+			test.fn(t, s)
+		})
+	}
+}
+
+// do submits fn and waits until it is durable.
+func do(t *testing.T, s storage.Store, fn func(storage.Tx) error) {
+	t.Helper()
+	if err := try(t, s, fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// try is do for what may fail.
+func try(t *testing.T, s storage.Store, fn func(storage.Tx) error) error {
+	t.Helper()
+	return wait(t, s.Submit(fn))
+}
+
+func wait(t *testing.T, ticket *storage.Ticket) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := ticket.Wait(ctx)
+	if ctx.Err() != nil {
+		t.Fatal("the operation never ended")
+	}
+	return err
+}
+
+func await(t *testing.T, what string, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatalf("never: %s", what)
+	}
+}
+
+func view(t *testing.T, s storage.Store, fn func(storage.Tx) error) {
+	t.Helper()
+	if err := s.View(fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantErr(t *testing.T, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: %v, want %v", what, err, want)
+	}
+}
+
+func equal(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s:\n got %+v\nwant %+v", what, got, want)
+	}
+}
+
+func message(text string) storage.OfflineMessage {
+	return storage.OfflineMessage{
+		Received: time.Date(2024, 2, 29, 12, 0, 0, 123456789, time.UTC),
+		Stanza:   "<message><body>" + text + "</body></message>",
+	}
+}
+
+// texts are the stanzas that wait for owner.
+func texts(t *testing.T, s storage.Store, owner jid.JID) []string {
+	t.Helper()
+	var list []string
+	view(t, s, func(tx storage.Tx) error {
+		messages, err := tx.Offline().List(owner, 0, 0)
+		for _, m := range messages {
+			list = append(list, m.Stanza)
+		}
+		return err
+	})
+	return list
+}
+
+// testFailedOperation lets an operation write to every noun, replacing and removing what was
+// there, and fail: everything is as before.
+func testFailedOperation(t *testing.T, s storage.Store) {
+	do(t, s, func(tx storage.Tx) error { return fill(tx, juliet) })
+	before := dump(t, s)
+	err := try(t, s, func(tx storage.Tx) error {
+		if err := tx.Accounts().Delete(juliet); err != nil {
+			return err
+		}
+		if err := fill(tx, romeo); err != nil {
+			return err
+		}
+		if err := fill(tx, juliet); err != nil {
+			return err
+		}
+		if err := tx.Rosters().Delete(juliet, nurse, 99); err != nil {
+			return err
+		}
+		if err := tx.Blocklists().Remove(juliet); err != nil {
+			return err
+		}
+		if err := tx.Secrets().Put("key", []byte("changed")); err != nil {
+			return err
+		}
+		return fmt.Errorf("after all that: %w", errOops)
+	})
+	wantErr(t, "failing operation", err, errOops)
+	equal(t, "state after a failed operation", dump(t, s), before)
+}
+
+// testFailedBesideOthers submits operations of which every third fails after it has written.
+func testFailedBesideOthers(t *testing.T, s storage.Store) {
+	const n = 300
+	tickets := make([]*storage.Ticket, n)
+	var want []string
+	for i := range n {
+		m := message(fmt.Sprint(i))
+		if i%3 != 1 {
+			want = append(want, m.Stanza)
+		}
+		tickets[i] = s.Submit(func(tx storage.Tx) error {
+			if _, err := tx.Offline().Append(juliet, m, 0); err != nil {
+				return err
+			}
+			if i%3 == 1 {
+				return errOops
+			}
+			return nil
+		})
+	}
+	for i, ticket := range tickets {
+		if err := wait(t, ticket); (i%3 == 1) != errors.Is(err, errOops) {
+			t.Fatalf("operation %d: %v", i, err)
+		}
+	}
+	equal(t, "messages", texts(t, s, juliet), want)
+	view(t, s, func(tx storage.Tx) error {
+		count, err := tx.Offline().Count(juliet)
+		equal(t, "count", count, len(want))
+		return err
+	})
+}
+
+func testPanic(t *testing.T, s storage.Store) {
+	before := dump(t, s)
+	err := try(t, s, func(tx storage.Tx) error {
+		if err := fill(tx, juliet); err != nil {
+			return err
+		}
+		panic("the friar was late")
+	})
+	if err == nil {
+		t.Fatal("a panic was no error")
+	}
+	equal(t, "state after a panic", dump(t, s), before)
+	do(t, s, func(tx storage.Tx) error { return fill(tx, juliet) })
+}
+
+func testOrder(t *testing.T, s storage.Store) {
+	const n = 200
+	var last *storage.Ticket
+	for i := range uint64(n) {
+		last = s.Submit(func(tx storage.Tx) error {
+			roster, err := tx.Rosters().Get(juliet)
+			if err != nil {
+				return err
+			}
+			if roster.Version != i {
+				return fmt.Errorf("operation %d sees version %d", i, roster.Version)
+			}
+			return tx.Rosters().Put(juliet, storage.RosterItem{Contact: nurse}, i+1)
+		})
+	}
+	if err := wait(t, last); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testConcurrentSubmit(t *testing.T, s storage.Store) {
+	const writers, each = 8, 50
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			owner := jid.MustParse(fmt.Sprintf("writer%d@capulet.example", w))
+			for i := range each {
+				if err := s.Admit(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+				ticket := s.Submit(func(tx storage.Tx) error {
+					_, err := tx.Offline().Append(owner, message(fmt.Sprint(i)), 0)
+					return err
+				})
+				if err := wait(t, ticket); err != nil {
+					t.Error(err)
+					return
+				}
+				// What is durable is visible.
+				err := s.View(func(tx storage.Tx) error {
+					count, err := tx.Offline().Count(owner)
+					if err == nil && count != i+1 {
+						err = fmt.Errorf("%d messages after %d", count, i+1)
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func testThen(t *testing.T, s storage.Store) {
+	var mu sync.Mutex
+	var got, want []int
+	note := func(i int) func(error) {
+		want = append(want, i)
+		return func(error) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, i)
+		}
+	}
+	var last *storage.Ticket
+	for i := range 100 {
+		last = s.Submit(func(tx storage.Tx) error {
+			if i%7 == 3 {
+				return errOops
+			}
+			return tx.Secrets().Put("key", []byte{byte(i)})
+		})
+		last.Then(note(2 * i))
+		last.Then(note(2*i + 1))
+	}
+	done := make(chan struct{})
+	last.Then(func(error) { close(done) })
+	await(t, "Then of the last ticket", done)
+	mu.Lock()
+	equal(t, "order of Then", got, want)
+	mu.Unlock()
+
+	// Done already, once its functions have been called: fn runs at once.
+	called := false
+	finished := s.Submit(func(storage.Tx) error { return errOops })
+	_ = wait(t, finished)
+	do(t, s, func(tx storage.Tx) error { return tx.Secrets().Put("key", nil) })
+	finished.Then(func(err error) {
+		wantErr(t, "Then", err, errOops)
+		called = true
+	})
+	if !called {
+		t.Error("Then of a finished ticket was not called at once")
+	}
+}
+
+func testThenMaySubmit(t *testing.T, s storage.Store) {
+	done := make(chan struct{})
+	s.Submit(func(tx storage.Tx) error { return tx.Secrets().Put("a", nil) }).Then(func(error) {
+		s.Submit(func(tx storage.Tx) error {
+			_, err := tx.Secrets().Get("a")
+			return err
+		}).Then(func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			close(done)
+		})
+	})
+	await(t, "the operation submitted by Then", done)
+}
+
+func testAdmitWhenIdle(t *testing.T, s storage.Store) {
+	if err := s.Admit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := s.Err(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-s.Failed():
+		t.Error("the store has failed")
+	default:
+	}
+}
+
+func testCloseDrains(t *testing.T, s storage.Store) {
+	var tickets []*storage.Ticket
+	for range 500 {
+		tickets = append(tickets, s.Submit(func(tx storage.Tx) error {
+			_, err := tx.Offline().Append(juliet, message("late"), 0)
+			return err
+		}))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, ticket := range tickets {
+		select {
+		case <-ticket.Done():
+		default:
+			t.Fatalf("operation %d is pending after Close", i)
+		}
+		if err := ticket.Err(); err != nil {
+			t.Fatalf("operation %d: %v", i, err)
+		}
+	}
+}
+
+func testClosed(t *testing.T, s storage.Store) {
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+	ran := false
+	ticket := s.Submit(func(storage.Tx) error { ran = true; return nil })
+	wantErr(t, "Submit", wait(t, ticket), storage.ErrClosed)
+	wantErr(t, "Admit", s.Admit(t.Context()), storage.ErrClosed)
+	wantErr(t, "View", s.View(func(storage.Tx) error { ran = true; return nil }), storage.ErrClosed)
+	if ran {
+		t.Error("an operation ran on a closed store")
+	}
+}
