@@ -11,6 +11,7 @@
 package jid
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -167,8 +168,15 @@ func (j JID) Clone() JID {
 	return j
 }
 
-// Compare orders addresses by their string form, byte by byte, as strings.Compare does.
-func Compare(a, b JID) int { return strings.Compare(a.full, b.full) }
+// Compare orders addresses by domain, then localpart, then resource, each byte by byte, so that
+// the addresses of a domain stand together.
+func Compare(a, b JID) int {
+	return cmp.Or(
+		strings.Compare(a.Domain(), b.Domain()),
+		strings.Compare(a.Local(), b.Local()),
+		strings.Compare(a.Resource(), b.Resource()),
+	)
+}
 
 // MarshalText is the canonical string form; empty for the zero JID.
 func (j JID) MarshalText() ([]byte, error) { return []byte(j.full), nil }

@@ -284,8 +284,11 @@ func TestMustParsePanics(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
-	want := []string{"a", "a/r", "a@b", "a@b/c", "b"}
-	got := []JID{MustParse("b"), MustParse("a@b/c"), MustParse("a/r"), MustParse("a@b"), MustParse("a")}
+	want := []string{"a", "a/r", "b@a", "b", "a@b", "a@b/c", "a-@b", "a@b.c"}
+	var got []JID
+	for _, s := range []string{"a@b.c", "a-@b", "b", "a@b/c", "b@a", "a/r", "a@b", "a"} {
+		got = append(got, MustParse(s))
+	}
 	slices.SortFunc(got, Compare)
 	for i := range want {
 		if got[i].String() != want[i] {

@@ -150,20 +150,23 @@ func (x *Exchange) scramFinal(s *scramState, message string) ([]byte, error) {
 	return []byte("v=" + base64.StdEncoding.EncodeToString(signature)), nil
 }
 
+// ErrPassword is Derive's refusal of a password that nobody can have.
+var ErrPassword = errors.New("password cannot be used")
+
 // Derive makes what the server keeps of a password for a SCRAM mechanism, named with or without
-// -PLUS (RFC 5802 section 3). The password is prepared by OpaqueString (RFC 8265 section 4); one
-// that cannot be is an error, as is an empty one.
+// -PLUS (RFC 5802 section 3). The password is prepared by OpaqueString (RFC 8265 section 4), which
+// refuses an empty one and control characters: ErrPassword.
 func Derive(mechanism, password string, salt []byte, iterations int) (storedKey, serverKey []byte, err error) {
 	h := hashOf(mechanism)
 	if h == nil {
 		return nil, nil, fmt.Errorf("sasl: derive keys: %s is no SCRAM mechanism", mechanism)
 	}
 	if !utf8.ValidString(password) {
-		return nil, nil, errors.New("sasl: prepare password: not UTF-8")
+		return nil, nil, fmt.Errorf("sasl: %w: it is not UTF-8", ErrPassword)
 	}
 	prepared, err := precis.OpaqueString.String(password)
 	if err != nil {
-		return nil, nil, fmt.Errorf("sasl: prepare password: %w", err)
+		return nil, nil, fmt.Errorf("sasl: %w: %w", ErrPassword, err)
 	}
 	salted, err := pbkdf2.Key(h, prepared, salt, iterations, h().Size())
 	if err != nil {

@@ -1,0 +1,148 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/sasl"
+)
+
+// Exists reports whether there is such an account, disabled or not, with one read of the store.
+func (a *Accounts) Exists(account jid.JID) (bool, error) {
+	switch _, err := a.get(account); {
+	case errors.Is(err, storage.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look for account %s: %w", account, err)
+	}
+	return true, nil
+}
+
+// Get returns an account without its credentials, which nobody else needs. storage.ErrNotFound.
+func (a *Accounts) Get(account jid.JID) (storage.Account, error) {
+	kept, err := a.get(account)
+	if err != nil {
+		return storage.Account{}, fmt.Errorf("get account %s: %w", account, err)
+	}
+	kept.Credentials = nil
+	return kept, nil
+}
+
+// All returns the accounts of a domain, or of every domain where it is empty, in JID order and
+// without their credentials.
+func (a *Accounts) All(domain string) ([]storage.Account, error) {
+	var all []storage.Account
+	err := a.store.View(func(tx storage.Tx) error {
+		for account, err := range tx.Accounts().All(domain) {
+			if err != nil {
+				return err
+			}
+			account.Credentials = nil
+			all = append(all, account)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list accounts: %w", err)
+	}
+	return all, nil
+}
+
+func (a *Accounts) get(account jid.JID) (kept storage.Account, err error) {
+	err = a.store.View(func(tx storage.Tx) error {
+		kept, err = tx.Accounts().Get(account.Bare())
+		return err
+	})
+	return kept, err
+}
+
+// Create makes an account, and returns when it is kept. storage.ErrExists, sasl.ErrPassword.
+func (a *Accounts) Create(ctx context.Context, account jid.JID, password string) error {
+	if !account.IsAccount() {
+		return fmt.Errorf("create account %q: not of the form user@domain", account)
+	}
+	credentials, err := a.derive(password)
+	if err != nil {
+		return fmt.Errorf("create account %s: %w", account, err)
+	}
+	made := storage.Account{JID: account.Clone(), Credentials: credentials, Created: a.opts.Now()}
+	return a.submit(ctx, "create", account, func(accounts storage.Accounts) error {
+		return accounts.Create(made)
+	})
+}
+
+// SetPassword replaces the password, and returns when that is kept. Sessions that the old one
+// opened are for the caller to end. storage.ErrNotFound, sasl.ErrPassword.
+func (a *Accounts) SetPassword(ctx context.Context, account jid.JID, password string) error {
+	credentials, err := a.derive(password)
+	if err != nil {
+		return fmt.Errorf("set password of %s: %w", account, err)
+	}
+	return a.update(ctx, "set password of", account, func(kept *storage.Account) {
+		kept.Credentials = credentials
+	})
+}
+
+// SetDisabled forbids or permits an account to log in. storage.ErrNotFound.
+func (a *Accounts) SetDisabled(ctx context.Context, account jid.JID, disabled bool) error {
+	verb := "enable"
+	if disabled {
+		verb = "disable"
+	}
+	return a.update(ctx, verb, account, func(kept *storage.Account) {
+		kept.Disabled = disabled
+	})
+}
+
+// Delete removes an account with everything that is kept for it. storage.ErrNotFound.
+func (a *Accounts) Delete(ctx context.Context, account jid.JID) error {
+	return a.submit(ctx, "delete", account, func(accounts storage.Accounts) error {
+		return accounts.Delete(account.Bare())
+	})
+}
+
+func (a *Accounts) update(ctx context.Context, verb string, account jid.JID, change func(*storage.Account)) error {
+	return a.submit(ctx, verb, account, func(accounts storage.Accounts) error {
+		kept, err := accounts.Get(account.Bare())
+		if err != nil {
+			return err
+		}
+		change(&kept)
+		return accounts.Update(kept)
+	})
+}
+
+func (a *Accounts) submit(ctx context.Context, verb string, account jid.JID, fn func(storage.Accounts) error) error {
+	ticket := a.store.Submit(func(tx storage.Tx) error { return fn(tx.Accounts()) })
+	if err := ticket.Wait(ctx); err != nil {
+		return fmt.Errorf("%s account %s: %w", verb, account, err)
+	}
+	return nil
+}
+
+// derive makes the credentials to keep for a password, each with a salt of its own.
+func (a *Accounts) derive(password string) ([]storage.Credential, error) {
+	credentials := make([]storage.Credential, len(a.opts.Mechanisms))
+	for i, mechanism := range a.opts.Mechanisms {
+		salt := make([]byte, saltSize)
+		if _, err := io.ReadFull(a.opts.Random, salt); err != nil {
+			return nil, fmt.Errorf("make a salt: %w", err)
+		}
+		stored, server, err := sasl.Derive(mechanism, password, salt, a.opts.Iterations)
+		if err != nil {
+			return nil, err
+		}
+		credentials[i] = storage.Credential{
+			Mechanism:  mechanism,
+			Salt:       salt,
+			Iterations: a.opts.Iterations,
+			StoredKey:  stored,
+			ServerKey:  server,
+		}
+	}
+	return credentials, nil
+}
