@@ -1,0 +1,367 @@
+// Package session is the registry of who is here: bare JID -> user -> bound resources. c2s binds
+// and ends sessions in it, the router finds recipients in it, features keep what they know of a
+// user in its slots.
+//
+// Start with Registry.Do: it is the only way to a user. It loads what the features need to know
+// of the account before it takes the user's lock, runs a function under that lock, and then carries
+// out the effects that the function left, in order. One user has one lock; two users' locks are
+// never held together, and nothing under a lock waits (for disk, DNS, TLS, or another lock that
+// could).
+package session
+
+import (
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"slices"
+	"sync"
+	"time"
+
+	"tombolo/storage"
+	"tombolo/xmpp/hook"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/stanza"
+)
+
+// A Registry holds the users that are in memory: those with a session, with an unfinished write,
+// or that somebody is working on at this moment.
+type Registry struct {
+	store  storage.Store
+	now    func() time.Time
+	hooks  *hook.Chain
+	router Router
+	loads  []func(storage.Tx, jid.JID) (any, error)
+	seed   maphash.Seed
+	shards [64]shard
+}
+
+type shard struct {
+	mu    sync.Mutex
+	users map[jid.JID]*User
+}
+
+// New makes an empty registry. Slots are added next, then Start is called, then it may be used.
+func New(store storage.Store, now func() time.Time) *Registry {
+	r := &Registry{store: store, now: now, seed: maphash.MakeSeed()}
+	for i := range r.shards {
+		r.shards[i].users = make(map[jid.JID]*User)
+	}
+	return r
+}
+
+// A Router takes what users send and says what they get; package router is one.
+type Router interface {
+	// Route sends a stanza on its way. It is called without any lock.
+	Route(st stanza.Stanza)
+	// Deliver hands a stanza to a user's sessions, under the user's lock.
+	Deliver(u *User, st stanza.Stanza)
+}
+
+// Start gives the registry the hooks of all features and the router.
+func (r *Registry) Start(hooks *hook.Chain, router Router) { r.hooks, r.router = hooks, router }
+
+// Do runs fn under the lock of an account, then carries out the effects. It returns an error
+// that wraps storage.ErrNotFound where there is no such account.
+func (r *Registry) Do(account jid.JID, fn func(*User)) error {
+	u, err := r.pin(account)
+	if err != nil {
+		return err
+	}
+	defer r.unpin(u)
+	u.mu.Lock()
+	defer u.unlock()
+	if u.gone {
+		return fmt.Errorf("account %s: %w", account, storage.ErrNotFound)
+	}
+	fn(u)
+	return nil
+}
+
+// Bind makes a session for the resource. A session that has the same one is ended first and its
+// stream closed with <conflict/> (RFC 6120 section 7.7.2.2). announce tells the client that it is
+// bound; it runs under the user's lock, before anything else can be sent to the session.
+func (r *Registry) Bind(full jid.JID, sink Sink, announce func()) (*Session, error) {
+	s := &Session{full: full.Clone(), sink: sink, since: r.now()}
+	err := r.Do(full.Bare(), func(u *User) {
+		if old := u.find(s.full); old != nil {
+			u.end(old, &stanza.StreamError{Condition: stanza.StreamConflict,
+				Text: "the same resource was bound by a newer stream"})
+		}
+		announce()
+		r.repin(u, +1)
+		u.sessions = append(u.sessions, s)
+		r.hooks.SessionBound(u, s)
+	})
+	return s, err
+}
+
+// End ends a session, whose client becomes unavailable (RFC 6121 section 4.5.2); err, if not nil,
+// is sent to the client. One that has ended before is left alone.
+func (r *Registry) End(s *Session, err *stanza.StreamError) {
+	// The account is in memory as long as the session is bound, so Do cannot fail for another
+	// reason than that the session is gone with its account.
+	_ = r.Do(s.full.Bare(), func(u *User) { u.end(s, err) })
+}
+
+// EndAll ends the sessions of an account that keep does not want to keep (nil: all).
+func (r *Registry) EndAll(account jid.JID, err *stanza.StreamError, keep func(*Session) bool) error {
+	return r.Do(account, func(u *User) { u.endAll(err, keep) })
+}
+
+// Remove ends all sessions of an account, tells the features, and then deletes it with all its
+// rows. It does not wait: done is called once, when the deletion is durable or failed.
+func (r *Registry) Remove(account jid.JID, err *stanza.StreamError, done func(error)) {
+	doErr := r.Do(account, func(u *User) {
+		u.endAll(err, nil)
+		r.hooks.AccountRemoved(u)
+		u.gone = true
+		u.After(func() {
+			u.Submit(func(tx storage.Tx) error { return tx.Accounts().Delete(u.account) }).Then(done)
+		})
+	})
+	if doErr != nil {
+		done(doErr)
+	}
+}
+
+// Sessions yields a snapshot of all bound sessions with their users' state, under each user's
+// lock in turn. It is meant for operators, not for routing.
+func (r *Registry) Sessions() iter.Seq2[*User, *Session] {
+	return func(yield func(*User, *Session) bool) {
+		for i := range r.shards {
+			sh := &r.shards[i]
+			sh.mu.Lock()
+			accounts := make([]jid.JID, 0, len(sh.users))
+			for account := range sh.users {
+				accounts = append(accounts, account)
+			}
+			sh.mu.Unlock()
+			for _, account := range accounts {
+				more := true
+				_ = r.Do(account, func(u *User) { // an account removed meanwhile has no sessions
+					for _, s := range u.sessions {
+						if more = more && yield(u, s); !more {
+							return
+						}
+					}
+				})
+				if !more {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (r *Registry) shard(account jid.JID) *shard {
+	return &r.shards[maphash.Comparable(r.seed, account)%uint64(len(r.shards))]
+}
+
+// pin finds or loads a user and keeps it in memory until unpin.
+func (r *Registry) pin(account jid.JID) (*User, error) {
+	sh := r.shard(account)
+	sh.mu.Lock()
+	u := sh.users[account]
+	if u == nil {
+		owner := account.Clone()
+		u = &User{registry: r, account: owner}
+		u.load = sync.OnceValue(func() error { return r.read(u) })
+		sh.users[owner] = u
+	}
+	u.pins++
+	sh.mu.Unlock()
+	if err := u.load(); err != nil {
+		r.unpin(u)
+		return nil, fmt.Errorf("account %s: %w", account, err)
+	}
+	return u, nil
+}
+
+// read loads what the registry and the features need to know of an account.
+func (r *Registry) read(u *User) error {
+	return r.store.View(func(tx storage.Tx) error {
+		if _, err := tx.Accounts().Get(u.account); err != nil {
+			return err
+		}
+		u.values = make([]any, len(r.loads))
+		for i, load := range r.loads {
+			v, err := load(tx, u.account)
+			if err != nil {
+				return err
+			}
+			u.values[i] = v
+		}
+		return nil
+	})
+}
+
+func (r *Registry) unpin(u *User) { r.repin(u, -1) }
+
+// repin counts the reasons for which a user stays in memory; the last one that goes takes the user
+// with it.
+func (r *Registry) repin(u *User, by int) {
+	sh := r.shard(u.account)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if u.pins += by; u.pins == 0 && sh.users[u.account] == u {
+		delete(sh.users, u.account)
+	}
+}
+
+// A Slot is the place of one feature's state in every user, e.g. the roster.
+type Slot[T any] struct{ index int }
+
+// NewSlot adds a slot; load reads the state of an account from the store before the account is
+// first used, in one transaction with all other slots.
+func NewSlot[T any](r *Registry, load func(storage.Tx, jid.JID) (T, error)) Slot[T] {
+	r.loads = append(r.loads, func(tx storage.Tx, owner jid.JID) (any, error) { return load(tx, owner) })
+	return Slot[T]{len(r.loads) - 1}
+}
+
+// Get returns the state of a user; it is only called under the user's lock.
+func (s Slot[T]) Get(u hook.User) T { return u.Value(s.index).(T) }
+
+// Set replaces the state of a user, under the user's lock.
+func (s Slot[T]) Set(u hook.User, v T) { u.SetValue(s.index, v) }
+
+// A User is a local account in memory. It implements hook.User; all its methods are called under
+// its lock, that is inside Registry.Do.
+type User struct {
+	registry *Registry
+	account  jid.JID
+	load     func() error // reads the account once
+	pins     int          // guarded by the shard's lock
+
+	mu       sync.Mutex
+	sessions []*Session
+	values   []any
+	gone     bool // the account is being removed
+
+	effects  []effect
+	carrying bool // somebody is carrying out effects and will find new ones
+}
+
+// An effect is a stanza to route or a function to run.
+type effect struct {
+	route stanza.Stanza
+	run   func()
+}
+
+// JID is the account's bare JID.
+func (u *User) JID() jid.JID { return u.account }
+
+// Bound are the account's sessions, oldest first.
+func (u *User) Bound() []*Session { return u.sessions }
+
+// Sessions are the same as hooks see them.
+func (u *User) Sessions() []hook.Session {
+	list := make([]hook.Session, len(u.sessions))
+	for i, s := range u.sessions {
+		list[i] = s
+	}
+	return list
+}
+
+// Session finds a session by full JID.
+func (u *User) Session(full jid.JID) hook.Session {
+	if s := u.find(full); s != nil {
+		return s
+	}
+	return nil
+}
+
+// Find finds a session by full JID, nil if there is none.
+func (u *User) Find(full jid.JID) *Session { return u.find(full) }
+
+// Route adds the routing of a stanza to the effects.
+func (u *User) Route(st stanza.Stanza) { u.effects = append(u.effects, effect{route: st}) }
+
+// Deliver applies the delivery rules to a stanza now.
+func (u *User) Deliver(st stanza.Stanza) { u.registry.router.Deliver(u, st) }
+
+// After adds a function to the effects.
+func (u *User) After(run func()) { u.effects = append(u.effects, effect{run: run}) }
+
+// Submit queues a write and keeps the user in memory until it is done.
+func (u *User) Submit(write func(storage.Tx) error) *storage.Ticket {
+	u.registry.repin(u, +1)
+	t := u.registry.store.Submit(write)
+	t.Then(func(error) { u.registry.unpin(u) })
+	return t
+}
+
+// Value is the state in a slot.
+func (u *User) Value(slot int) any { return u.values[slot] }
+
+// SetValue replaces the state in a slot.
+func (u *User) SetValue(slot int, value any) { u.values[slot] = value }
+
+// SetPresence gives a session its new presence and tells the features.
+func (u *User) SetPresence(s *Session, st stanza.Stanza) {
+	was := s.SetPresence(st)
+	u.registry.hooks.Presence(u, s, st, was)
+}
+
+func (u *User) find(full jid.JID) *Session {
+	for _, s := range u.sessions {
+		if s.full == full {
+			return s
+		}
+	}
+	return nil
+}
+
+func (u *User) endAll(err *stanza.StreamError, keep func(*Session) bool) {
+	for _, s := range slices.Clone(u.sessions) {
+		if keep == nil || !keep(s) {
+			u.end(s, err)
+		}
+	}
+}
+
+// end takes a session out and makes it unavailable to those who could see it.
+func (u *User) end(s *Session, err *stanza.StreamError) {
+	i := slices.Index(u.sessions, s)
+	if i < 0 {
+		return
+	}
+	u.sessions = slices.Delete(u.sessions, i, i+1)
+	if s.Available() || len(s.directed) > 0 {
+		u.SetPresence(s, stanza.New(stanza.Presence, "unavailable", "", s.full, jid.JID{}))
+	}
+	u.registry.hooks.SessionEnded(u, s)
+	s.sink.Close(err)
+	u.registry.unpin(u)
+}
+
+// unlock releases the lock and carries out the effects, unless somebody is doing it already: that
+// one will find what this function left. So a user's effects never overtake each other.
+func (u *User) unlock() {
+	defer u.mu.Unlock()
+	for !u.carrying && len(u.effects) > 0 {
+		u.carry()
+	}
+}
+
+// carry takes the effects that are there and carries them out without the lock; it is called and
+// returns with the lock held, also when an effect panics.
+func (u *User) carry() {
+	todo := u.effects
+	u.effects = nil
+	u.carrying = true
+	u.mu.Unlock()
+	done := 0
+	defer func() {
+		u.mu.Lock()
+		u.carrying = false
+		u.effects = append(todo[done:len(todo):len(todo)], u.effects...)
+	}()
+	for _, e := range todo {
+		done++
+		if e.run != nil {
+			e.run()
+		} else {
+			u.registry.router.Route(e.route)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package session
+
+import (
+	"time"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/hook"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/stanza"
+)
+
+// A Sink is the way to a session's client; c2s implements it with a stream.
+type Sink interface {
+	// Send enqueues a stanza and never blocks. After the stream has ended it does nothing.
+	Send(e element.Element)
+	// Close ends the stream with the error, nil for none, and does not wait for it.
+	Close(err *stanza.StreamError)
+}
+
+// A Session is one bound resource. It implements hook.Session; everything in it but its JID and
+// its sink is guarded by its user's lock.
+type Session struct {
+	full  jid.JID
+	sink  Sink
+	since time.Time
+
+	presence   stanza.Stanza
+	priority   int
+	interested bool
+	directed   hook.Directed
+	pending    map[Request]stanza.Stanza
+}
+
+// A Request identifies an IQ get or set that this session has received and not answered yet.
+type Request struct {
+	From jid.JID
+	ID   string
+}
+
+// JID is the full JID that was bound.
+func (s *Session) JID() jid.JID { return s.full }
+
+// Since is when the session was bound.
+func (s *Session) Since() time.Time { return s.since }
+
+// Send enqueues a stanza to the client.
+func (s *Session) Send(e element.Element) { s.sink.Send(e) }
+
+// Presence is the last presence that the client broadcast, zero while it is not available.
+func (s *Session) Presence() stanza.Stanza { return s.presence }
+
+// Available says whether the client has sent initial presence and no unavailable one since.
+func (s *Session) Available() bool { return !s.presence.Element.IsZero() }
+
+// Priority is the priority of the last presence (RFC 6121 section 4.7.2.3), 0 if not available.
+func (s *Session) Priority() int { return s.priority }
+
+// SetPresence makes st the session's presence; one that is not of the available type makes it
+// unavailable. It returns the presence that was.
+func (s *Session) SetPresence(st stanza.Stanza) (was stanza.Stanza) {
+	was = s.presence
+	if st.Type == "" {
+		s.presence, s.priority = st, priority(st)
+	} else {
+		s.presence, s.priority = stanza.Stanza{}, 0
+	}
+	return was
+}
+
+// Interested says whether the client has asked for the roster.
+func (s *Session) Interested() bool { return s.interested }
+
+// SetInterested marks the client as one that gets roster pushes.
+func (s *Session) SetInterested() { s.interested = true }
+
+// Directed are the entities that got directed presence from this session.
+func (s *Session) Directed() *hook.Directed { return &s.directed }
+
+// Received notes an IQ request that is handed to the client, so that it can be answered for it
+// should the session end first.
+func (s *Session) Received(request stanza.Stanza) {
+	if s.pending == nil {
+		s.pending = make(map[Request]stanza.Stanza)
+	}
+	s.pending[Request{request.From.Clone(), request.ID}] = request
+}
+
+// Answered says whether the client had received such a request, and forgets it.
+func (s *Session) Answered(reply stanza.Stanza) bool {
+	key := Request{reply.To, reply.ID}
+	_, asked := s.pending[key]
+	delete(s.pending, key)
+	return asked
+}
+
+// Unanswered are the requests that the client left without a reply.
+func (s *Session) Unanswered() map[Request]stanza.Stanza { return s.pending }

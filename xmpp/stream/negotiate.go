@@ -1,0 +1,226 @@
+package stream
+
+import (
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"time"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/stanza"
+)
+
+// A Feature is one thing that is negotiated (RFC 6120 section 4.3). The same type serves both
+// sides: the receiving one offers, the initiating one uses.
+type Feature struct {
+	// Name is for logs.
+	Name string
+	// Needs and Refuses are the states in which the feature can be offered, used, and reached.
+	Needs, Refuses State
+	// Claims says whether a top-level element belongs to this feature.
+	Claims func(e element.Element) bool
+	// Offer returns what <features/> says about it; nothing: not offered on this stream.
+	Offer func(s *Stream) []element.Element
+	// Use is asked by the initiating side when the peer's features have arrived; it starts the
+	// negotiation and returns true, or leaves the feature alone.
+	Use func(s *Stream, offered element.Element) (bool, error)
+	// Handle takes an element that the feature claims.
+	Handle func(s *Stream, e element.Element) (Outcome, error)
+}
+
+// An Outcome is what a step of a feature changed.
+type Outcome struct {
+	Gains   State
+	Restart bool // the stream starts anew (RFC 6120 section 4.3.3)
+	Done    bool // initiator: the feature is negotiated, go on to the next
+}
+
+func (f *Feature) available(s *Stream) bool {
+	return s.state&f.Needs == f.Needs && s.state&f.Refuses == 0
+}
+
+// opened judges the peer's header and, on the receiving side, answers it.
+func (s *Stream) opened(e element.Element) error {
+	h := Header{To: e.Attr("to"), From: e.Attr("from"), ID: e.Attr("id"), Lang: e.Lang(),
+		Version: e.Attr("version")}
+	s.Lang = h.Lang
+	if !s.role.Initiates {
+		s.ID = rand.Text()
+	} else {
+		s.ID = h.ID
+	}
+	err := s.judge(e, h)
+	if s.role.Initiates {
+		return err
+	}
+	s.sendHeader()
+	if err != nil {
+		return err
+	}
+	s.sendFeatures()
+	return nil
+}
+
+func (s *Stream) judge(e element.Element, h Header) error {
+	if !e.Is("stream", ns.Stream) || s.parser.Content() != s.role.Content {
+		return &stanza.StreamError{Condition: stanza.StreamInvalidNamespace}
+	}
+	if err := s.role.Opened(s, h); err != nil {
+		return err
+	}
+	if major, _, _ := strings.Cut(h.Version, "."); major == "" || strings.Trim(major, "0") == "" {
+		return &stanza.StreamError{Condition: stanza.StreamUnsupportedVersion}
+	}
+	return nil
+}
+
+func (s *Stream) sendHeader() {
+	var b strings.Builder
+	fmt.Fprintf(&b, "<?xml version='1.0'?><stream:stream xmlns='%s' xmlns:stream='%s'", s.role.Content, ns.Stream)
+	for _, p := range s.role.Prefixes {
+		fmt.Fprintf(&b, " xmlns:%s='%s'", p.Name, p.NS)
+	}
+	for _, a := range []struct{ name, value string }{{"from", s.Local}, {"to", s.Peer}, {"id", s.headerID()}} {
+		if a.value != "" {
+			fmt.Fprintf(&b, " %s='%s'", a.name, element.AppendEscaped(nil, a.value))
+		}
+	}
+	b.WriteString(" version='1.0' xml:lang='en'>")
+	s.headers = true
+	s.SendRaw(b.String())
+}
+
+// headerID is the id attribute, which only the receiving entity sets (RFC 6120 section 4.7.3).
+func (s *Stream) headerID() string {
+	if s.role.Initiates {
+		return ""
+	}
+	if s.ID == "" { // an error before the peer's header was read
+		s.ID = rand.Text()
+	}
+	return s.ID
+}
+
+func (s *Stream) sendFeatures() {
+	b := []byte("<stream:features>")
+	s.offered = make([]bool, len(s.role.Features))
+	for i := range s.role.Features {
+		f := &s.role.Features[i]
+		if f.Offer == nil || !f.available(s) {
+			continue
+		}
+		for _, e := range f.Offer(s) {
+			s.offered[i] = true
+			b = e.AppendTo(b, ns.Client)
+		}
+	}
+	s.SendRaw(string(append(b, "</stream:features>"...)))
+}
+
+// dispatch takes a top-level element to where it belongs.
+func (s *Stream) dispatch(e element.Element) error {
+	if e.NS() == ns.Stream {
+		return s.streamElement(e)
+	}
+	for i := range s.role.Features {
+		f := &s.role.Features[i]
+		if !f.Claims(e) || (s.Ready() && !f.available(s) && e.NS() == ns.Client) {
+			continue // e.g. a second <bind/>, which is an ordinary request by then
+		}
+		if !f.available(s) || (s.role.Initiates && s.active != i) || (!s.role.Initiates && !s.offered[i]) {
+			return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
+				Text: f.Name + " is not offered here"}
+		}
+		out, err := f.Handle(s, e)
+		if err != nil {
+			return err
+		}
+		return s.apply(out)
+	}
+	if !s.Ready() {
+		return &stanza.StreamError{Condition: stanza.StreamNotAuthorized}
+	}
+	return s.role.Handle(s, e)
+}
+
+func (s *Stream) streamElement(e element.Element) error {
+	switch {
+	case e.Name() == "error":
+		err := stanza.ParseStreamError(e)
+		s.Log.Info("the peer closed the stream with an error", "condition", err.Condition, "text", err.Text)
+		s.remote = err
+		s.Close(nil)
+		return nil
+	case e.Name() == "features" && s.role.Initiates:
+		s.features = e
+		return s.useFeatures()
+	}
+	return &stanza.StreamError{Condition: stanza.StreamUnsupportedStanzaType}
+}
+
+// useFeatures starts the first feature of ours that wants to be negotiated now.
+func (s *Stream) useFeatures() error {
+	s.active = -1
+	for i := range s.role.Features {
+		f := &s.role.Features[i]
+		if f.Use == nil || !f.available(s) {
+			continue
+		}
+		started, err := f.Use(s, s.features)
+		if err != nil {
+			return err
+		}
+		if started {
+			s.active = i
+			return nil
+		}
+	}
+	return s.role.Negotiated(s)
+}
+
+func (s *Stream) apply(out Outcome) error {
+	wasReady := s.Ready()
+	s.state |= out.Gains
+	if out.Gains&Authenticated != 0 {
+		s.parser.SetLimits(s.role.Limits.After)
+	}
+	if !wasReady && s.Ready() {
+		s.deadline = time.Now().Add(s.role.Timing.Quiet)
+	}
+	switch {
+	case out.Restart:
+		s.restart()
+	case out.Done && s.role.Initiates:
+		return s.useFeatures()
+	}
+	return nil
+}
+
+// restart forgets the old stream: nothing that was said or offered on it holds for the new one.
+func (s *Stream) restart() {
+	s.parser.Reset()
+	s.offered, s.active, s.features, s.headers = nil, -1, element.Element{}, false
+	s.login.exchange, s.login.offered = nil, nil
+	if s.role.Initiates {
+		s.sendHeader()
+	}
+}
+
+// Features are the peer's current <features/>, on the initiating side.
+func (s *Stream) Features() element.Element { return s.features }
+
+// RemoteError is the stream error with which the peer ended the stream, or nil.
+func (s *Stream) RemoteError() *stanza.StreamError { return s.remote }
+
+// streamError writes the error as it stands in the stream, "" for nil.
+func streamError(err *stanza.StreamError) string {
+	if err == nil {
+		return ""
+	}
+	b := []byte("<stream:error>")
+	for child := range err.Element().Children() {
+		b = child.AppendTo(b, ns.Client)
+	}
+	return string(append(b, "</stream:error>"...))
+}

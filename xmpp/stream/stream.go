@@ -1,0 +1,392 @@
+// Package stream is the one machine behind every XML stream (RFC 6120 section 4): client in, server
+// in, server out. The roles differ by the features they offer or use and by what they do with
+// stanzas; all of that is data in a Role. Package c2s and federation make Roles and run Streams.
+//
+// Start with Role, then Stream.Run, which is the whole life of a stream on one goroutine: wait, read
+// what is there, hand each top-level element on, write what that caused, wait again. Send may be
+// called by anyone at any time and never blocks.
+//
+// What keeps a stream safe is decided here and nowhere else: limits act while bytes are read, a
+// feature is reachable only while it is offered, and it is offered only in the states that it names;
+// nothing but features is reachable before the Role says that the stream is ready.
+package stream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/transport"
+)
+
+// A State is a set of facts about a stream; features name those they need and those they end with.
+type State uint8
+
+// Each fact is set by the feature that establishes it and is never taken back.
+const (
+	Secure        State = 1 << iota // under TLS
+	Authenticated                   // the peer has proved an identity
+	Bound                           // a resource is bound (c2s)
+)
+
+// A Role is what makes a stream a client's or a server's. It is shared by all streams of that
+// role and does not change while they run.
+type Role struct {
+	// Content is the content namespace on the wire, ns.Client or ns.Server.
+	Content string
+	// Initiates is set for the side that opens the stream.
+	Initiates bool
+	// Prefixes are further declarations on our header, such as dialback's.
+	Prefixes []Prefix
+	// Features in the order of their offer, or in the order in which the initiator tries them.
+	Features []Feature
+
+	// Opened judges each header that the peer sends, before ours is sent in answer. It finds the
+	// local domain, sets Local, and may refuse with a *stanza.StreamError.
+	Opened func(s *Stream, h Header) error
+	// Ready says whether elements that belong to no feature may reach Handle.
+	Ready func(s *Stream) bool
+	// Negotiated is called on the initiating side when no feature wants anything more.
+	Negotiated func(s *Stream) error
+	// Handle takes one top-level element. A *stanza.StreamError ends the stream with that error.
+	Handle func(s *Stream, e element.Element) error
+	// Ended is called once when the stream is over and its connection closed.
+	Ended func(s *Stream, err error)
+	// Quiet is called when nothing has arrived for Timing.Quiet; it probes the peer.
+	Quiet func(s *Stream)
+	// Admit, if set, may hold up the reading of the next bytes (for the store, say).
+	Admit func(ctx context.Context) error
+
+	Limits  Limits
+	Timing  Timing
+	Flusher *Flusher
+	Log     *slog.Logger
+}
+
+// A Prefix is a namespace declaration on the stream's header.
+type Prefix struct{ Name, NS string }
+
+// Limits bound what a stream may cost.
+type Limits struct {
+	// Before and After are the parser's limits before and after authentication.
+	Before, After element.Limits
+	// Queue is how many bytes may wait for a peer that does not read before it is cut off. While
+	// more than a quarter of it waits, we do not read from the peer.
+	Queue int
+}
+
+// Timing bounds how long a stream may take.
+type Timing struct {
+	Login  time.Duration // until Ready
+	Quiet  time.Duration // silence after which the peer is probed
+	Answer time.Duration // silence after a probe that ends the stream
+	Finish time.Duration // for the peer to close its side, and for our last bytes
+}
+
+// A Header is what a peer's <stream:stream> tag says.
+type Header struct {
+	To, From, ID, Lang, Version string
+}
+
+// A Stream is one XML stream over one connection, through all its restarts.
+type Stream struct {
+	// ID is ours as receiving entity; as initiator it is the one that the peer chose.
+	ID string
+	// Local is the domain we speak for, Peer the domain or the client's JID that is proved or
+	// claimed; the Role sets both. Data is the Role's own.
+	Local, Peer string
+	Data        any
+	// Lang is the xml:lang of the peer's header, for stanzas that have none.
+	Lang string
+	// Log carries the connection's attributes.
+	Log *slog.Logger
+	// Started is when the connection was accepted or made.
+	Started time.Time
+
+	role     *Role
+	conn     *transport.Conn
+	parser   *element.Parser
+	state    State
+	offered  []bool // by index of the role's features, in the last <features/>
+	active   int    // initiator: the feature that is being negotiated, -1 for none
+	upgrade  func(context.Context) error
+	headers  bool // our header of this (re)start is sent
+	finished bool // nothing more is read: </stream> came, or the XML is beyond repair
+	features element.Element
+	remote   *stanza.StreamError
+	deadline time.Time
+	probed   bool
+
+	queue  queue
+	ending atomic.Pointer[ending]
+	login  login
+}
+
+// ending is the first reason for which a stream was closed; nil inside means an orderly end.
+type ending struct{ err *stanza.StreamError }
+
+// New makes a stream over an accepted or dialled socket. Direct TLS is put on it by a Role whose
+// caller calls Secure first.
+func New(role *Role, c transport.Socket) (*Stream, error) {
+	s := &Stream{
+		role: role, active: -1, Started: time.Now(),
+		Log:    role.Log.With("remote", c.RemoteAddr().String()),
+		parser: element.NewParser(role.Limits.Before),
+	}
+	s.queue.init(s)
+	conn, err := transport.NewConn(c, s.queue.drained)
+	if err != nil {
+		return nil, fmt.Errorf("stream: %w", err)
+	}
+	s.conn = conn
+	return s, nil
+}
+
+// State is what is established.
+func (s *Stream) State() State { return s.state }
+
+// Role is the role that the stream was made with.
+func (s *Stream) Role() *Role { return s.role }
+
+// Conn is the connection, for its TLS state and addresses.
+func (s *Stream) Conn() *transport.Conn { return s.conn }
+
+// Secure puts TLS on the connection before the stream starts (XEP-0368).
+func (s *Stream) Secure(ctx context.Context, config *tls.Config) error {
+	if err := s.conn.Handshake(ctx, config, !s.role.Initiates, s.Local); err != nil {
+		return fmt.Errorf("TLS: %w", err)
+	}
+	s.state |= Secure
+	return nil
+}
+
+// Run lives the stream until it is over and returns why; nil means that both sides closed it. It
+// calls Ended before it returns. A panic ends this stream only.
+func (s *Stream) Run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			s.Log.Error("panic in a stream", "panic", p, "stack", string(debug.Stack()))
+			s.fail(&stanza.StreamError{Condition: stanza.StreamInternalServerError})
+			err = fmt.Errorf("panic: %v", p)
+		}
+		if cause := s.cause(); cause != nil {
+			err = cause
+		}
+		s.ending.CompareAndSwap(nil, &ending{})
+		s.queue.flush()
+		s.conn.Finish(s.role.Timing.Finish)
+		s.queue.close()
+		s.role.Ended(s, err)
+	}()
+	s.deadline = s.Started.Add(s.role.Timing.Login)
+	if s.role.Initiates {
+		s.sendHeader()
+		s.queue.flush()
+	}
+	return s.read(ctx)
+}
+
+// read is the loop: wait without a buffer, then take all that is there in one turn.
+func (s *Stream) read(ctx context.Context) error {
+	for !s.finished {
+		if s.role.Admit != nil && s.Ready() {
+			if err := s.role.Admit(ctx); err != nil {
+				return err
+			}
+		}
+		s.queue.waitRoom()
+		err := s.conn.Wait(s.deadline)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			if err := s.late(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.turn(); err != nil {
+			if !s.fail(err) {
+				return err
+			}
+			continue
+		}
+		if s.upgrade != nil {
+			if err := s.secureNow(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// buffers are lent to streams for one turn.
+var buffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+
+// turn reads and handles everything that has arrived; what that caused is written at its end.
+func (s *Stream) turn() error {
+	buf := buffers.Get().(*[16 << 10]byte)
+	defer buffers.Put(buf)
+	s.role.Flusher.Begin()
+	defer s.role.Flusher.End()
+	for !s.finished && s.upgrade == nil {
+		n, err := s.conn.Read(buf[:])
+		if n > 0 {
+			if err := s.feed(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, transport.ErrWouldBlock) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if s.queue.full() {
+			break // answers to its own requests must not overflow
+		}
+	}
+	s.parser.Idle()
+	return nil
+}
+
+// feed hands the top-level elements in p on, one at a time.
+func (s *Stream) feed(p []byte) error {
+	s.probed = false
+	if s.Ready() {
+		s.deadline = time.Now().Add(s.role.Timing.Quiet)
+	}
+	for len(p) > 0 && !s.finished {
+		n, tok, err := s.parser.Parse(p)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+		switch tok.Kind {
+		case element.Header:
+			err = s.opened(tok.Element)
+		case element.Top:
+			if s.closed() {
+				continue // we have closed: what still comes is read and dropped
+			}
+			err = s.dispatch(tok.Element)
+		case element.End:
+			s.finished = true
+			s.Close(nil)
+		}
+		if err != nil {
+			return err
+		}
+		if s.upgrade != nil && len(p) > 0 {
+			// Bytes behind <starttls/> or <proceed/> came in clear; to take them as if they had
+			// come under TLS is command injection (RFC 6120 section 5.3.1, CVE-2011-0411).
+			return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
+				Text: "data sent in clear behind STARTTLS"}
+		}
+	}
+	return nil
+}
+
+// secureNow carries out the handshake that a feature asked for, then starts the stream anew.
+func (s *Stream) secureNow(ctx context.Context) error {
+	s.queue.flush()
+	ctx, cancel := context.WithDeadline(ctx, s.deadline)
+	defer cancel()
+	upgrade := s.upgrade
+	s.upgrade = nil
+	if err := s.queue.exclusively(func() error { return upgrade(ctx) }); err != nil {
+		return err
+	}
+	s.restart()
+	s.queue.flush()
+	return nil
+}
+
+// late deals with a deadline that passed: the login took too long, the peer did not close its side,
+// or it was silent, first for Quiet, then in spite of a probe (RFC 6120 section 4.6.4).
+func (s *Stream) late() error {
+	switch {
+	case s.closed():
+		return s.cause()
+	case s.Ready() && !s.probed && s.role.Quiet != nil:
+		s.probed = true
+		s.deadline = time.Now().Add(s.role.Timing.Answer)
+		s.role.Quiet(s)
+		return nil
+	}
+	s.Close(&stanza.StreamError{Condition: stanza.StreamConnectionTimeout})
+	return s.cause()
+}
+
+// Ready says whether stanzas may flow.
+func (s *Stream) Ready() bool { return s.role.Ready(s) }
+
+// Send enqueues an element in the stream's content namespace. It never blocks; a peer whose queue
+// overflows is cut off. After Close it does nothing.
+func (s *Stream) Send(e element.Element) {
+	if !s.closed() {
+		s.queue.add(e, "")
+	}
+}
+
+// SendRaw enqueues what is not an element in the content namespace: white space, or an element
+// with a prefix declared on our header.
+func (s *Stream) SendRaw(text string) {
+	if !s.closed() {
+		s.queue.add(element.Element{}, text)
+	}
+}
+
+// Pending is how many bytes wait in the queue.
+func (s *Stream) Pending() int { return s.queue.pending() }
+
+// Close ends the stream, with an error if err is not nil (RFC 6120 sections 4.4 and 4.9). The peer
+// gets Timing.Finish to close its side. It may be called by anyone, and does not wait.
+func (s *Stream) Close(err *stanza.StreamError) {
+	if !s.ending.CompareAndSwap(nil, &ending{err}) {
+		return
+	}
+	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>")
+	s.conn.Hurry(time.Now().Add(s.role.Timing.Finish))
+}
+
+func (s *Stream) closed() bool { return s.ending.Load() != nil }
+
+// cause is the stream error that we closed with, or nil.
+func (s *Stream) cause() error {
+	if e := s.ending.Load(); e != nil && e.err != nil {
+		return e.err
+	}
+	return nil
+}
+
+// fail closes the stream for an error of ours or the peer's that its text may tell; it reports
+// whether the stream goes on to its orderly end.
+func (s *Stream) fail(err error) bool {
+	var known *stanza.StreamError
+	var bad *element.Error
+	switch {
+	case errors.As(err, &known):
+	case errors.As(err, &bad):
+		known = &stanza.StreamError{Condition: bad.Condition, Text: bad.Text}
+	default:
+		return false
+	}
+	if !s.headers && !s.role.Initiates {
+		s.sendHeader() // RFC 6120 section 4.9.1.2: an error needs an open stream
+	}
+	s.Close(known)
+	s.finished = bad != nil // its XML cannot be followed any further
+	return !s.finished
+}
