@@ -1,0 +1,195 @@
+// Package c2s is the client's side of the server: login, resource binding, and what a client's
+// stanzas go through before the router sees them (RFC 6120 sections 4 to 8). The assembly in package
+// xmpp makes a Server and hands it the connections that its listeners accept.
+//
+// Start with New, which spells out the client role of a stream, then client.handle, the way of each
+// stanza.
+package c2s
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"sync"
+
+	"tombolo/xmpp/auth"
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/hook"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/session"
+	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
+	"tombolo/xmpp/transport"
+)
+
+// Config is what the client role needs of the server.
+type Config struct {
+	IsLocal      func(domain string) bool
+	Accounts     *auth.Accounts
+	Users        *session.Registry
+	Hooks        *hook.Chain
+	Certificates *transport.Certificates
+	Plain        bool // offer PLAIN
+	LoginTries   int
+
+	// Early are features that may be used before login, such as registration; Announced are what
+	// the server's features say of themselves after it.
+	Early     []stream.Feature
+	Announced []element.Element
+
+	Admit   func(context.Context) error
+	Limits  stream.Limits
+	Timing  stream.Timing
+	Flusher *stream.Flusher
+	Log     *slog.Logger
+}
+
+// A Server serves clients.
+type Server struct {
+	Config
+	role   *stream.Role
+	direct *tls.Config // of direct TLS
+	stream *tls.Config // of STARTTLS
+
+	mu      sync.Mutex
+	streams map[*stream.Stream]struct{}
+	closing bool
+	ended   sync.Cond
+}
+
+// New makes the role that all client streams share.
+func New(c Config) *Server {
+	s := &Server{Config: c, streams: make(map[*stream.Stream]struct{})}
+	s.ended.L = &s.mu
+	// Session tickets are off: a full handshake costs little, and what was proved by a certificate
+	// is then proved on every connection.
+	s.stream = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.Certificates.Choose,
+		SessionTicketsDisabled: true}
+	s.direct = s.stream.Clone()
+	s.direct.NextProtos = []string{"xmpp-client"}
+
+	features := []stream.Feature{
+		stream.StartTLS(func(*stream.Stream) *tls.Config { return s.stream }, func(*stream.Stream) bool { return true }),
+		stream.SASL(stream.Login{Mechanisms: s.mechanisms, Attempt: s.attempt, Accepted: s.accepted, Tries: c.LoginTries}),
+	}
+	features = append(features, c.Early...)
+	features = append(features, s.bind(), announce(c.Announced))
+	s.role = &stream.Role{
+		Content:  ns.Client,
+		Features: features,
+		Opened:   s.opened,
+		Ready:    func(st *stream.Stream) bool { return st.State()&stream.Bound != 0 },
+		Handle:   func(st *stream.Stream, e element.Element) error { return clientOf(st).handle(e) },
+		Quiet:    func(st *stream.Stream) { clientOf(st).ping() },
+		Ended:    s.over,
+		Admit:    c.Admit,
+		Limits:   c.Limits, Timing: c.Timing, Flusher: c.Flusher, Log: c.Log,
+	}
+	return s
+}
+
+// Serve lives one connection, with direct TLS or with STARTTLS, and returns when it is over.
+func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
+	st, err := stream.New(s.role, c)
+	if err != nil {
+		s.Log.Error("connection could not be served", "err", err)
+		c.Close()
+		return
+	}
+	st.Data = &client{server: s, stream: st}
+	if !s.enter(st) {
+		c.Close()
+		return
+	}
+	defer s.leave(st)
+	if direct {
+		handshake, cancel := context.WithTimeout(ctx, s.Timing.Login)
+		err := st.Secure(handshake, s.direct)
+		cancel()
+		if err != nil {
+			st.Log.Debug("TLS handshake failed", "err", err)
+			c.Close()
+			return
+		}
+	}
+	if err := st.Run(ctx); err != nil && !transport.Gone(err) {
+		st.Log.Info("stream ended", "err", err)
+	}
+}
+
+// Shutdown tells all clients <system-shutdown/> and waits for their streams to end, or for ctx.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.mu.Lock()
+	s.closing = true
+	for st := range s.streams {
+		st.Close(&stanza.StreamError{Condition: stanza.StreamSystemShutdown})
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ended.Broadcast()
+	})
+	defer stop()
+	for len(s.streams) > 0 && ctx.Err() == nil {
+		s.ended.Wait()
+	}
+	s.mu.Unlock()
+}
+
+// Connections is the number of client connections, logged in or not.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams)
+}
+
+func (s *Server) enter(st *stream.Stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.streams[st] = struct{}{}
+	return true
+}
+
+func (s *Server) leave(st *stream.Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
+	s.ended.Broadcast()
+}
+
+// opened finds the virtual host that the client wants (RFC 6120 section 4.7.2). What it named first
+// holds for the stream's whole life: TLS and login were for that domain and that account.
+func (s *Server) opened(st *stream.Stream, h stream.Header) error {
+	to, err := jid.Parse(h.To)
+	if err != nil || !to.IsServer() || !s.IsLocal(to.Domain()) {
+		return &stanza.StreamError{Condition: stanza.StreamHostUnknown}
+	}
+	if st.Local != "" && st.Local != to.Domain() {
+		return &stanza.StreamError{Condition: stanza.StreamHostUnknown,
+			Text: "the domain changed within one stream"}
+	}
+	st.Local = to.Domain()
+	if h.From == "" {
+		return nil
+	}
+	from, err := jid.Parse(h.From)
+	account := clientOf(st).account
+	if err != nil || (!account.IsZero() && from.Bare() != account) {
+		return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
+	}
+	if account.IsZero() {
+		st.Peer = from.Bare().String() // reflected in our header only
+	}
+	return nil
+}
+
+// over ends the session of a stream that ended, however it ended.
+func (s *Server) over(st *stream.Stream, _ error) {
+	if c := clientOf(st); c.session != nil {
+		s.Users.End(c.session, nil)
+	}
+}

@@ -1,0 +1,117 @@
+package c2s
+
+import (
+	"crypto/rand"
+	"errors"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/hook"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/session"
+	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
+)
+
+// A client is what this package keeps of a stream. It is the sink of its session.
+type client struct {
+	server  *Server
+	stream  *stream.Stream
+	account jid.JID          // once authenticated
+	session *session.Session // once bound
+}
+
+func clientOf(st *stream.Stream) *client { return st.Data.(*client) }
+
+// Send enqueues a stanza to the client.
+func (c *client) Send(e element.Element) { c.stream.Send(e) }
+
+// Close ends the stream.
+func (c *client) Close(err *stanza.StreamError) { c.stream.Close(err) }
+
+// handle takes one stanza of a client that has bound a resource.
+func (c *client) handle(e element.Element) error {
+	if e.NS() != ns.Client {
+		return &stanza.StreamError{Condition: stanza.StreamUnsupportedStanzaType}
+	}
+	st, err := stanza.Parse(c.clean(e))
+	var refused *stanza.Error
+	if err != nil && !errors.As(err, &refused) {
+		return &stanza.StreamError{Condition: stanza.StreamUnsupportedStanzaType}
+	}
+	// A from is not needed, but one that is not the client's is an attempt to speak for somebody
+	// else (RFC 6120 section 8.1.2.1).
+	if from := e.Attr("from"); from != "" {
+		if j, err := jid.Parse(from); err != nil || (j != c.session.JID() && j != c.account) {
+			return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
+		}
+	}
+	st = st.WithFrom(c.session.JID())
+	if refused != nil {
+		if answer, ok := st.ErrorReply(refused); ok {
+			c.Send(answer.Element)
+		}
+		return nil
+	}
+	return c.server.Users.Do(c.account, func(u *session.User) { c.outgoing(u, st) })
+}
+
+// clean takes out what only the server may say, and gives the stanza the stream's language where it
+// has none of its own (RFC 6120 section 8.1.5).
+func (c *client) clean(e element.Element) element.Element {
+	e = stanza.StripClaims(e, c.account)
+	if c.stream.Lang != "" && e.Lang() == "" {
+		e = e.WithAttr("xml:lang", c.stream.Lang)
+	}
+	return e
+}
+
+// outgoing sends a stanza on, under the lock of its sender.
+func (c *client) outgoing(u *session.User, st stanza.Stanza) {
+	if u.Find(c.session.JID()) != c.session {
+		return // replaced or ended: the stream is closing
+	}
+	if st.Kind == stanza.IQ && !st.IsRequest() && !c.session.Answered(st) {
+		return // a reply to nothing that this client was asked
+	}
+	if st.To.IsZero() {
+		if st.Kind == stanza.Presence {
+			c.presence(u, st)
+			return
+		}
+		st = st.WithTo(c.account) // RFC 6120 sections 10.3.1 and 10.3.3
+	}
+	if v := c.server.Hooks.Outgoing(u, c.session, &st); v.Stops() {
+		c.refuse(st, v)
+		return
+	}
+	u.Route(st)
+}
+
+// presence takes a presence without a to: the client's own (RFC 6121 sections 4.2, 4.4, 4.5).
+func (c *client) presence(u *session.User, st stanza.Stanza) {
+	switch st.Type {
+	case "", "unavailable":
+		u.SetPresence(c.session, st)
+	case "error":
+	default:
+		c.refuse(st, hook.Refuse(stanza.BadRequest("a presence of this type needs a to")))
+	}
+}
+
+// refuse answers the client itself with a hook's error.
+func (c *client) refuse(st stanza.Stanza, v hook.Verdict) {
+	if v.Err() == nil {
+		return
+	}
+	if answer, ok := st.ErrorReply(v.Err()); ok {
+		c.Send(answer.Element)
+	}
+}
+
+// ping asks a silent client whether it is there (XEP-0199 section 4.1); any bytes are an answer.
+func (c *client) ping() {
+	server := jid.MustParse(c.stream.Local)
+	c.Send(stanza.New(stanza.IQ, "get", "ping-"+rand.Text()[:8], server, c.session.JID(),
+		element.Leaf("ping", ns.Ping, "")).Element)
+}
