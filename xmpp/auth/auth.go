@@ -194,14 +194,19 @@ func (a *Accounts) lookup(account jid.JID, mechanism string) (string, sasl.Crede
 // imagine makes the credential that an account would have whose salt and password follow from the
 // server's secret.
 func (a *Accounts) imagine(account jid.JID, mechanism string) (sasl.Credential, error) {
-	derive := func(what string) []byte {
-		h := hmac.New(sha256.New, a.secret)
-		fmt.Fprintf(h, "%s\x00%s\x00%s", what, mechanism, account.Bare())
-		return h.Sum(nil)
+	c := sasl.Credential{
+		Salt:       a.fromSecret("salt", mechanism, account)[:saltSize],
+		Iterations: a.opts.Iterations,
 	}
-	c := sasl.Credential{Salt: derive("salt")[:saltSize], Iterations: a.opts.Iterations}
-	var err error
 	// One iteration: nobody will prove these keys, they have to have the right size only.
-	c.StoredKey, c.ServerKey, err = sasl.Derive(mechanism, fmt.Sprintf("%x", derive("password")), c.Salt, 1)
+	password := fmt.Sprintf("%x", a.fromSecret("password", mechanism, account))
+	var err error
+	c.StoredKey, c.ServerKey, err = sasl.Derive(mechanism, password, c.Salt, 1)
 	return c, err
+}
+
+func (a *Accounts) fromSecret(purpose, mechanism string, account jid.JID) []byte {
+	h := hmac.New(sha256.New, a.secret)
+	fmt.Fprintf(h, "%s\x00%s\x00%s", purpose, mechanism, account.Bare())
+	return h.Sum(nil)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -277,6 +278,26 @@ func TestImaginedSalts(t *testing.T) {
 			t.Errorf("%s: the same salt", what)
 		}
 	}
+}
+
+// Even the password that was imagined for an unknown user, which only the server's secret yields,
+// lets nobody in.
+func TestImaginedPasswordIsNobodys(t *testing.T) {
+	a, err := NewAccounts(newStore(t, mem.Options{}), Options{Iterations: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mechanism = "SCRAM-SHA-1"
+	password := fmt.Sprintf("%x", a.fromSecret("password", mechanism, juliet))
+	_, c, err := a.lookup(juliet, mechanism)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, _, err := sasl.Derive(mechanism, password, c.Salt, c.Iterations)
+	if err != nil || !bytes.Equal(stored, c.StoredKey) {
+		t.Fatalf("the keys are not those of the imagined password: %v", err)
+	}
+	verify(t, a, juliet, password, false)
 }
 
 func TestNoPasswordIsKept(t *testing.T) {

@@ -2,6 +2,7 @@ package sasl
 
 import (
 	"crypto/pbkdf2"
+	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -139,13 +140,22 @@ func (k *keeper) attempt(offered ...string) *Attempt {
 	}
 }
 
-// clientFinalMessage makes the client's final message for a server's first, as RFC 5802 section 3 says.
+// clientFinalMessage makes the client's final message for a server's first, as RFC 5802 section 3
+// says.
 func clientFinalMessage(t testing.TB, mechanism, first, serverFirst, password string, binding []byte) string {
 	t.Helper()
 	parsed, err := parseClientFirst(first)
 	if err != nil {
 		t.Fatal(err)
 	}
+	nonce, _, _ := strings.Cut(serverFirst, ",")
+	without := "c=" + base64.StdEncoding.EncodeToString(append([]byte(parsed.gs2), binding...)) + "," + nonce
+	return prove(t, mechanism, parsed.bare, serverFirst, without, password)
+}
+
+// prove completes a client's final message with the proof over it.
+func prove(t testing.TB, mechanism, bare, serverFirst, without, password string) string {
+	t.Helper()
 	fields := strings.Split(serverFirst, ",")
 	var iterations int
 	if _, err := fmt.Sscanf(fields[2], "i=%d", &iterations); err != nil {
@@ -156,13 +166,9 @@ func clientFinalMessage(t testing.TB, mechanism, first, serverFirst, password st
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := mac(h, salted, "Client Key")
-	without := "c=" + base64.StdEncoding.EncodeToString(append([]byte(parsed.gs2), binding...)) + "," + fields[0]
-	signature := mac(h, digest(h, keys), parsed.bare+","+serverFirst+","+without)
-	for i := range signature {
-		signature[i] ^= keys[i]
-	}
-	return without + ",p=" + base64.StdEncoding.EncodeToString(signature)
+	proof := mac(h, salted, "Client Key")
+	subtle.XORBytes(proof, proof, mac(h, digest(h, proof), bare+","+serverFirst+","+without))
+	return without + ",p=" + base64.StdEncoding.EncodeToString(proof)
 }
 
 func begin(t testing.TB, mechanism string, a *Attempt) *Exchange {
@@ -399,6 +405,31 @@ func TestSCRAMFinalRefused(t *testing.T) {
 		k := &keeper{t: t}
 		_, _, err := converse(t, mechanism, k.attempt(mechanism), first, "r0m30", nil, tc.edit)
 		wantCondition(t, name, err, tc.condition)
+	}
+}
+
+// RFC 5802 section 5.1: the nonce must be the one that the server sent, even under a good proof.
+func TestSCRAMNonce(t *testing.T) {
+	const mechanism = "SCRAM-SHA-256"
+	for name, edit := range map[string]func(nonce string) string{
+		"":             func(nonce string) string { return nonce },
+		"client's own": func(string) string { return "abc" },
+		"another":      func(nonce string) string { return "abd" + nonce[3:] },
+		"longer":       func(nonce string) string { return nonce + "x" },
+	} {
+		x := begin(t, mechanism, (&keeper{t: t}).attempt(mechanism))
+		challenge, _, err := x.Step([]byte("n,,n=juliet,r=abc"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonce, _, _ := strings.Cut(strings.TrimPrefix(string(challenge), "r="), ",")
+		final := prove(t, mechanism, "n=juliet,r=abc", string(challenge), "c=biws,r="+edit(nonce), "r0m30")
+		_, _, err = x.Step([]byte(final))
+		if name != "" {
+			wantCondition(t, name, err, NotAuthorized)
+		} else if err != nil {
+			t.Error(err)
+		}
 	}
 }
 
