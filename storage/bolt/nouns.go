@@ -325,7 +325,7 @@ func (d documents) Get(owner jid.JID, key string) (string, error) {
 	if err != nil {
 		return "", damaged(d.in, k, err)
 	}
-	return string(xml), nil
+	return xml, nil
 }
 
 func (d documents) Put(owner jid.JID, key, xml string, max int) error {
@@ -369,7 +369,7 @@ func (s secrets) Get(name string) ([]byte, error) {
 	if err != nil {
 		return nil, damaged(inSecrets, []byte(name), err)
 	}
-	return append([]byte(nil), secret...), nil
+	return []byte(secret), nil
 }
 
 func (s secrets) Put(name string, value []byte) error {

@@ -65,28 +65,32 @@ func appendJID(key []byte, j jid.JID) []byte {
 	return append(key, j.Resource()...)
 }
 
-// parseJID reads a JID that fills the rest of a key.
-func parseJID(key []byte) (jid.JID, error) {
-	domain, rest, ok := bytes.Cut(key, []byte{0})
-	local, resource, ok2 := bytes.Cut(rest, []byte{0})
-	if !ok || !ok2 {
-		return jid.JID{}, errDamaged
+// cutJID splits a key after the domain and the local part that it begins with.
+func cutJID(key []byte) (domain, local, rest []byte, err error) {
+	i := bytes.IndexByte(key, 0)
+	j := bytes.IndexByte(key[i+1:], 0) + i + 1
+	if i < 0 || j == i {
+		return nil, nil, nil, errDamaged
 	}
-	return jid.New(string(local), string(domain), string(resource))
+	return key[:i], key[i+1 : j], key[j+1:], nil
 }
 
-// cutOwner splits a key after its owner.
-func cutOwner(key []byte) (owner, rest []byte, err error) {
-	domain := bytes.IndexByte(key, 0)
-	if domain < 0 {
-		return nil, nil, errDamaged
+// parseJID reads a JID that fills the rest of a key.
+func parseJID(key []byte) (jid.JID, error) {
+	domain, local, resource, err := cutJID(key)
+	if err != nil {
+		return jid.JID{}, err
 	}
-	local := bytes.IndexByte(key[domain+1:], 0)
-	if local < 0 {
-		return nil, nil, errDamaged
+	// The string form first, then Parse: one allocation where New would need four.
+	form := make([]byte, 0, 128)
+	if len(local) > 0 {
+		form = append(append(form, local...), '@')
 	}
-	end := domain + 1 + local + 1
-	return key[:end], key[end:], nil
+	form = append(form, domain...)
+	if len(resource) > 0 {
+		form = append(append(form, '/'), resource...)
+	}
+	return jid.Parse(string(form))
 }
 
 // numberKey is the key of an owner's offline message. Big-endian: in order of number.
@@ -110,7 +114,7 @@ func (e *encoder) uint(n uint64)   { *e = binary.AppendUvarint(*e, n) }
 func (e *encoder) string(s string) { e.uint(uint64(len(s))); *e = append(*e, s...) }
 func (e *encoder) bytes(b []byte)  { e.uint(uint64(len(b))); *e = append(*e, b...) }
 func (e *encoder) time(t time.Time) {
-	*e = binary.AppendVarint(*e, t.Unix())
+	e.uint(uint64(t.Unix()))
 	e.uint(uint64(t.Nanosecond()))
 }
 
@@ -125,9 +129,10 @@ func (e *encoder) flags(flags ...bool) {
 	*e = append(*e, b)
 }
 
-// A decoder reads a row. Its first error sticks; end returns it.
+// A decoder reads a row. Its first error sticks; end returns it. It works on a copy of the row,
+// since bbolt's memory ends with the transaction: the strings that it returns are parts of that.
 type decoder struct {
-	rest []byte
+	rest string
 	err  error
 }
 
@@ -135,37 +140,25 @@ func readRow(value []byte) *decoder {
 	if len(value) == 0 || value[0] != rowVersion {
 		return &decoder{err: errDamaged}
 	}
-	return &decoder{rest: value[1:]}
+	return &decoder{rest: string(value[1:])}
 }
 
 func (d *decoder) fail() {
-	d.rest, d.err = nil, errDamaged
+	d.rest, d.err = "", errDamaged
 }
 
-func (d *decoder) uint() uint64 {
-	n, size := binary.Uvarint(d.rest)
-	if size <= 0 {
-		d.fail()
-		return 0
+func (d *decoder) uint() (n uint64) {
+	for i := 0; i < len(d.rest) && i < binary.MaxVarintLen64; i++ {
+		b := d.rest[i]
+		n |= uint64(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			d.rest = d.rest[i+1:]
+			return n
+		}
 	}
-	d.rest = d.rest[size:]
-	return n
+	d.fail()
+	return 0
 }
-
-// raw reads a length and so many bytes, which are bbolt's.
-func (d *decoder) raw() []byte {
-	n := d.uint()
-	if n > uint64(len(d.rest)) {
-		d.fail()
-		return nil
-	}
-	b := d.rest[:n]
-	d.rest = d.rest[n:]
-	return b
-}
-
-func (d *decoder) string() string { return string(d.raw()) }
-func (d *decoder) bytes() []byte  { return append([]byte(nil), d.raw()...) }
 
 // count reads how many elements follow, each of at least one byte.
 func (d *decoder) count() int {
@@ -177,14 +170,19 @@ func (d *decoder) count() int {
 	return int(n)
 }
 
+func (d *decoder) string() string {
+	n := d.count()
+	s := d.rest[:n]
+	d.rest = d.rest[n:]
+	return s
+}
+
+func (d *decoder) bytes() []byte { return []byte(d.string()) }
+
 func (d *decoder) time() time.Time {
-	seconds, size := binary.Varint(d.rest)
-	if size <= 0 {
-		d.fail()
-		return time.Time{}
-	}
-	d.rest = d.rest[size:]
-	return time.Unix(seconds, int64(d.uint())).UTC()
+	seconds := d.uint()
+	nanoseconds := d.uint()
+	return time.Unix(int64(seconds), int64(nanoseconds)).UTC()
 }
 
 func (d *decoder) flags(flags ...*bool) {
@@ -302,7 +300,7 @@ func decodeStanza(value []byte) (at time.Time, stanza string, err error) {
 
 func encodeBlob(blob string) []byte { return append(newRow(len(blob)), blob...) }
 
-func decodeBlob(value []byte) ([]byte, error) {
+func decodeBlob(value []byte) (string, error) {
 	d := readRow(value)
 	return d.rest, d.err
 }
@@ -313,7 +311,7 @@ func checkAccount(key, value []byte) error {
 }
 
 func checkRoster(key, value []byte) error {
-	_, contact, err := cutOwner(key)
+	_, _, contact, err := cutJID(key)
 	if err != nil {
 		return err
 	}
@@ -326,7 +324,7 @@ func checkRoster(key, value []byte) error {
 }
 
 func checkOffline(key, value []byte) error {
-	_, number, err := cutOwner(key)
+	_, _, number, err := cutJID(key)
 	if err != nil {
 		return err
 	}
@@ -350,7 +348,7 @@ func checkPresence(key, value []byte) error {
 }
 
 func checkBlocked(key, value []byte) error {
-	_, blocked, err := cutOwner(key)
+	_, _, blocked, err := cutJID(key)
 	if err != nil {
 		return err
 	}
@@ -362,7 +360,7 @@ func checkBlocked(key, value []byte) error {
 }
 
 func checkDocument(key, value []byte) error {
-	if _, _, err := cutOwner(key); err != nil {
+	if _, _, _, err := cutJID(key); err != nil {
 		return err
 	}
 	_, err := decodeBlob(value)

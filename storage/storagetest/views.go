@@ -54,7 +54,7 @@ func testViewIsASnapshot(t *testing.T, s storage.Store) {
 		equal(t, "secret in the snapshot", string(after), string(before))
 		return err
 	})
-	if err := wait(t, ticket); err != nil {
+	if err := wait(ticket); err != nil {
 		t.Fatal(err)
 	}
 	view(t, s, func(tx storage.Tx) error {
@@ -106,7 +106,7 @@ func RunFaults(t *testing.T, open func(t *testing.T, f *Faults, mark int) storag
 		wantErr(t, "Wait with an ended context", first.Wait(ctx), context.Canceled)
 		release()
 		for _, ticket := range []*storage.Ticket{first, second} {
-			if err := wait(t, ticket); err != nil {
+			if err := wait(ticket); err != nil {
 				t.Error(err)
 			}
 		}
@@ -146,7 +146,7 @@ func RunFaults(t *testing.T, open func(t *testing.T, f *Faults, mark int) storag
 		case <-time.After(patience):
 			t.Error("Admit still blocks")
 		}
-		if err := wait(t, last); err != nil {
+		if err := wait(last); err != nil {
 			t.Error(err)
 		}
 	})
@@ -182,8 +182,8 @@ func RunFaults(t *testing.T, open func(t *testing.T, f *Faults, mark int) storag
 		await(t, "the stall", stalled)
 		second := s.Submit(put)
 		release()
-		wantErr(t, "the commit", wait(t, first), errOops)
-		wantErr(t, "what was queued", wait(t, second), errOops)
+		wantErr(t, "the commit", wait(first), errOops)
+		wantErr(t, "what was queued", wait(second), errOops)
 		await(t, "Failed", s.Failed())
 		wantErr(t, "Err", s.Err(), errOops)
 		wantErr(t, "Submit", try(t, s, put), errOops)
@@ -201,7 +201,7 @@ func RunFaults(t *testing.T, open func(t *testing.T, f *Faults, mark int) storag
 		closed := make(chan error, 1)
 		go func() { closed <- s.Close() }()
 		release()
-		if err := wait(t, ticket); err != nil {
+		if err := wait(ticket); err != nil {
 			t.Error(err)
 		}
 		select {

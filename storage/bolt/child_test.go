@@ -1,0 +1,259 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+)
+
+// Some tests need a process of their own: to kill it, to trace it or to limit it. They run this
+// test binary again with jobVar naming one of the jobs, on the store at pathVar.
+const (
+	jobVar  = "TOMBOLO_BOLT_JOB"
+	pathVar = "TOMBOLO_BOLT_PATH"
+)
+
+var jobs = map[string]func(path string) error{
+	"append":    appendUntilKilled,
+	"report":    appendAndReport,
+	"sync":      appendWithFailingSync,
+	"no-resize": func(path string) error { return fillUp(path, func(size, _ int64) int64 { return size }) },
+	"no-pages":  func(path string) error { return fillUp(path, func(_, used int64) int64 { return used + 1<<16 }) },
+}
+
+func TestMain(m *testing.M) {
+	if job, ok := jobs[os.Getenv(jobVar)]; ok {
+		if err := job(os.Getenv(pathVar)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// child is a command that runs a job, with args before it. It ends with ctx.
+func child(ctx context.Context, job, path string, args ...string) *exec.Cmd {
+	args = append(args, os.Args[0])
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), jobVar+"="+job, pathVar+"="+path)
+	return cmd
+}
+
+// within is a context for a test that ends with a minute at the latest.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+const crashWriters = 8
+
+func crashOwner(writer int) jid.JID {
+	return jid.MustParse(fmt.Sprintf("writer%d@capulet.example", writer))
+}
+
+func crashStanza(pid, writer, i int) string {
+	return fmt.Sprintf("<message id='%d-%d-%d'>%s</message>", pid, writer, i, strings.Repeat("x", i%700))
+}
+
+// appendUntilKilled stores offline messages from several goroutines and reports each one when it
+// is durable, in a line "writer number pid i".
+func appendUntilKilled(path string) error {
+	s, err := Open(path, Options{})
+	if err != nil {
+		return err
+	}
+	pid := os.Getpid()
+	errs := make(chan error)
+	for w := range crashWriters {
+		go func() {
+			for i := 0; ; i++ {
+				var number uint64
+				err := s.Submit(func(tx storage.Tx) (err error) {
+					m := storage.OfflineMessage{Received: time.Now(), Stanza: crashStanza(pid, w, i)}
+					number, err = tx.Offline().Append(crashOwner(w), m, 0)
+					return err
+				}).Wait(context.Background())
+				if err == nil {
+					_, err = fmt.Fprintln(os.Stdout, w, number, pid, i) // one write(2)
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+		}()
+	}
+	return <-errs
+}
+
+// appendAndReport stores three messages, one after the other, and reports each.
+func appendAndReport(path string) error {
+	s, err := Open(path, Options{})
+	if err != nil {
+		return err
+	}
+	for i := range 3 {
+		err := appendOne(s, fmt.Sprintf("<message id='row-%d'/>", i))
+		if err != nil {
+			return err
+		}
+		fmt.Printf("report-%d\n", i)
+	}
+	return s.Close()
+}
+
+// appendWithFailingSync runs under strace, which makes a sync of the second commit fail, and that
+// one only.
+func appendWithFailingSync(path string) error {
+	s, err := Open(path, Options{})
+	if err != nil {
+		return err
+	}
+	// strace counts the syncs of each thread for itself, so the committer stays on one.
+	s.Submit(func(storage.Tx) error { runtime.LockOSThread(); return nil })
+	if err := appendOne(s, "<message id='kept'/>"); err != nil {
+		return fmt.Errorf("first commit: %w", err)
+	}
+	for i := range 3 {
+		if err := appendOne(s, "<message id='lost'/>"); err == nil || errors.Is(err, storage.ErrNoSpace) {
+			return fmt.Errorf("commit %d after the failed sync: %v", i, err)
+		}
+		if err := s.View(func(storage.Tx) error { return nil }); err == nil {
+			return fmt.Errorf("View after the failed sync")
+		}
+	}
+	select {
+	case <-s.Failed():
+	default:
+		return errors.New("Failed is not closed")
+	}
+	if s.Err() == nil {
+		return errors.New("Err is nil")
+	}
+	return s.Close()
+}
+
+// fillUp limits how long files may grow, writes until the store says that it is full, reads,
+// lifts the limit and writes again. limit gets the file's size and how much of it is used.
+func fillUp(path string, limit func(size, used int64) int64) error {
+	signal.Ignore(syscall.SIGXFSZ)
+	s, err := Open(path, Options{})
+	if err != nil {
+		return err
+	}
+	small := "<message id='small'/>"
+	if err := appendOne(s, small); err != nil {
+		return err
+	}
+	used, err := s.Backup(io.Discard)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
+		return err
+	}
+	tight := unix.Rlimit{Cur: uint64(limit(info.Size(), used)), Max: old.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &tight); err != nil {
+		return err
+	}
+	if err := exhaust(s); err != nil {
+		return err
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
+		return err
+	}
+	if err := recovered(s); err != nil {
+		return err
+	}
+	if err := s.Close(); err != nil {
+		return err
+	}
+	return Verify(path)
+}
+
+var crowded = jid.MustParse("crowded@capulet.example")
+
+func appendOne(s *Store, stanza string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return s.Submit(func(tx storage.Tx) error {
+		_, err := tx.Offline().Append(crowded, storage.OfflineMessage{Stanza: stanza}, 0)
+		return err
+	}).Wait(ctx)
+}
+
+// exhaust writes until there is no space, and then looks at what the store can still do.
+func exhaust(s *Store) error {
+	large := "<message>" + strings.Repeat("large ", 1<<16) + "</message>"
+	kept := 1
+	var err error
+	for kept < 500 && err == nil {
+		if err = appendOne(s, large); err == nil {
+			kept++
+		}
+	}
+	if !errors.Is(err, storage.ErrNoSpace) {
+		return fmt.Errorf("after %d messages: %v, want ErrNoSpace", kept, err)
+	}
+	if err := appendOne(s, large); !errors.Is(err, storage.ErrNoSpace) {
+		return fmt.Errorf("once more: %v, want ErrNoSpace", err)
+	}
+	if s.Err() != nil {
+		return fmt.Errorf("the store has failed: %w", s.Err())
+	}
+	return holds(s, kept)
+}
+
+// recovered waits until the store can write again.
+func recovered(s *Store) error {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := appendOne(s, "<message id='after'/>")
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, storage.ErrNoSpace) || time.Now().After(deadline) {
+			return fmt.Errorf("after space returned: %w", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// holds checks how many messages are waiting, by their count and by reading them.
+func holds(s *Store, want int) error {
+	return s.View(func(tx storage.Tx) error {
+		list, err := tx.Offline().List(crowded, 0, 0)
+		if err != nil {
+			return err
+		}
+		count, err := tx.Offline().Count(crowded)
+		if err != nil {
+			return err
+		}
+		if len(list) != want || count != want {
+			return fmt.Errorf("%d messages, counted %d, want %d", len(list), count, want)
+		}
+		return nil
+	})
+}

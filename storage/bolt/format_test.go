@@ -1,0 +1,334 @@
+package bolt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+)
+
+var juliet = jid.MustParse("juliet@capulet.example")
+
+// next is a format after the current one, with a step that adds a bucket.
+var next = format{migrations: append(current.migrations[:len(current.migrations):len(current.migrations)],
+	func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("new"))
+		return err
+	})}
+
+// fillStore makes a store with a row in it.
+func fillStore(t *testing.T, path string) {
+	t.Helper()
+	s, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Submit(func(tx storage.Tx) error {
+		a := storage.Account{JID: juliet, Credentials: []storage.Credential{{Mechanism: "SCRAM-SHA-256", Salt: []byte("salt")}}}
+		if err := tx.Accounts().Create(a); err != nil {
+			return err
+		}
+		if err := tx.Blocklists().Add(juliet, jid.MustParse("romeo@montague.example")); err != nil {
+			return err
+		}
+		_, err := tx.Offline().Append(juliet, storage.OfflineMessage{Received: time.Now(), Stanza: "<message/>"}, 0)
+		return err
+	}).Wait(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkFilled opens what fillStore made.
+func checkFilled(t *testing.T, path string, f format) {
+	t.Helper()
+	s, err := open(path, Options{}, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = s.View(func(tx storage.Tx) error {
+		_, err := tx.Accounts().Get(juliet)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tombolo.db")
+	fillStore(t, path)
+	checkFilled(t, path, current)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v: others may read the credentials", info.Mode())
+	}
+}
+
+func TestLocked(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	path := filepath.Join(t.TempDir(), "tombolo.db")
+	s, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	start := time.Now()
+	if second, err := Open(path, Options{}); !errors.Is(err, storage.ErrLocked) {
+		t.Errorf("second Open: %v", err)
+		if err == nil {
+			second.Close()
+		}
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := Verify(path); !errors.Is(err, storage.ErrLocked) {
+		t.Errorf("Verify: %v", err)
+	}
+}
+
+func TestMigration(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tombolo.db")
+	fillStore(t, path)
+
+	// A step that fails changes nothing, whatever the steps before it did.
+	failing := format{migrations: append(next.migrations[:1:1], func(*bbolt.Tx) error { return errors.New("oops") })}
+	if _, err := open(path, Options{}, failing); err == nil || !strings.Contains(err.Error(), "from format 2 to 3: oops") {
+		t.Errorf("failing migration: %v", err)
+	}
+	checkFilled(t, path, current)
+
+	checkFilled(t, path, next)
+	checkFilled(t, path, next) // the second time there is nothing to do
+	copied := path + ".v1"
+	if err := Verify(copied); err != nil {
+		t.Errorf("copy of the old file: %v", err)
+	}
+	checkFilled(t, copied, current)
+
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(path, Options{})
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "format 2") {
+		t.Errorf("Open of a newer file: %v", err)
+	}
+	if err := Verify(path); !errors.Is(err, ErrNewer) {
+		t.Errorf("Verify of a newer file: %v", err)
+	}
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, before) {
+		t.Errorf("the refused file changed, %v", err)
+	}
+}
+
+// TestBackup copies a store while it is written to. The copy is complete up to some commit.
+func TestBackup(t *testing.T) {
+	dir := t.TempDir()
+	s := openTest(t, Options{})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	stopped := sync.OnceFunc(func() { close(stop); wg.Wait() })
+	defer stopped()
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := appendOne(s, strings.Repeat("x", rand.N(5000))); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 3 {
+		var before int
+		err := s.View(func(tx storage.Tx) (err error) { before, err = tx.Offline().Count(crowded); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, fmt.Sprint("copy", i))
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := s.Backup(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := f.Stat(); err != nil || info.Size() != n {
+			t.Errorf("wrote %d bytes, %v, %v", n, info, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := Verify(path); err != nil {
+			t.Error(err)
+		}
+		copied, err := Open(path, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var have int
+		err = copied.View(func(tx storage.Tx) (err error) { have, err = tx.Offline().Count(crowded); return err })
+		if err != nil || have < before {
+			t.Errorf("%d messages in the copy, %d before it, %v", have, before, err)
+		}
+		if err := holds(copied, have); err != nil {
+			t.Error(err)
+		}
+		if err := copied.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	stopped()
+}
+
+// TestDamaged: a damaged file is an error that says so, of Open where a quick look shows it and of
+// Verify wherever it is.
+func TestDamaged(t *testing.T) {
+	page := os.Getpagesize()
+	for _, tc := range []struct {
+		name   string
+		damage func(t *testing.T, path string)
+		opens  bool
+	}{
+		{"cut short", func(t *testing.T, path string) {
+			must(t, os.Truncate(path, int64(3*page)))
+		}, false},
+		{"cut to pieces", func(t *testing.T, path string) {
+			must(t, os.Truncate(path, 100))
+		}, false},
+		{"something else", func(t *testing.T, path string) {
+			must(t, os.WriteFile(path, bytes.Repeat([]byte("hello, world\n"), 5000), 0o600))
+		}, false},
+		{"another program's", func(t *testing.T, path string) {
+			must(t, os.Remove(path))
+			edit(t, path, func(tx *bbolt.Tx) error {
+				_, err := tx.CreateBucket([]byte("accounts"))
+				return err
+			})
+		}, false},
+		{"without version", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Delete(versionKey) })
+		}, false},
+		{"without a bucket", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("rosters")) })
+		}, false},
+		{"with a broken row", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("accounts")).Put(ownerKey(juliet), []byte{rowVersion, 0, 0, 0, 9})
+			})
+		}, true},
+		{"with a row from nowhere", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("offline")).Put([]byte("no owner"), encodeNumber(1))
+			})
+		}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "tombolo.db")
+			fillStore(t, path)
+			tc.damage(t, path)
+			s, err := Open(path, Options{})
+			if err == nil {
+				s.Close()
+			}
+			if (err == nil) != tc.opens {
+				t.Errorf("Open: %v", err)
+			}
+			err = Verify(path)
+			t.Log(err)
+			if err == nil {
+				t.Error("Verify found nothing")
+			}
+		})
+	}
+}
+
+// TestVerifyZeroedPages: Verify answers, whichever page of the copy is lost.
+func TestVerifyZeroedPages(t *testing.T) {
+	dir := t.TempDir()
+	s := openTest(t, Options{})
+	for i := range 300 {
+		if err := appendOne(s, fmt.Sprint(i, strings.Repeat("x", 200))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var whole bytes.Buffer
+	if _, err := s.Backup(&whole); err != nil {
+		t.Fatal(err)
+	}
+	page := os.Getpagesize()
+	found := 0
+	for at := 2 * page; at < whole.Len(); at += page {
+		path := filepath.Join(dir, "copy")
+		damaged := bytes.Clone(whole.Bytes())
+		clear(damaged[at : at+page])
+		must(t, os.WriteFile(path, damaged, 0o600))
+		if Verify(path) != nil {
+			found++
+		}
+	}
+	if found == 0 {
+		t.Error("Verify found nothing")
+	}
+	t.Logf("%d of %d pages are in use", found, whole.Len()/page-2)
+}
+
+// edit changes a file behind the store's back.
+func edit(t *testing.T, path string, fn func(*bbolt.Tx) error) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, db.Update(fn))
+	must(t, db.Close())
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FuzzCheckRow: no row makes a decoder panic or reserve more memory than the row is long.
+func FuzzCheckRow(f *testing.F) {
+	key := ownerKey(juliet)
+	f.Add(uint8(inAccounts), key, encodeAccount(storage.Account{JID: juliet, Credentials: make([]storage.Credential, 2)}))
+	f.Add(uint8(inRosters), key, encodeNumber(7))
+	f.Add(uint8(inRosters), appendJID(key[:len(key):len(key)], juliet), encodeItem(storage.RosterItem{Groups: []string{"a"}}))
+	f.Add(uint8(inOffline), numberKey(key, 1), encodeStanza(time.Now(), "<message/>"))
+	f.Add(uint8(inPresence), key, encodeStanza(time.Now(), ""))
+	f.Add(uint8(inBlocklists), appendJID(key[:len(key):len(key)], juliet), encodeBlob(""))
+	f.Add(uint8(inSecrets), []byte("name"), encodeBlob("value"))
+	f.Add(uint8(inAccounts), key, []byte{rowVersion, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1})
+	f.Fuzz(func(t *testing.T, in uint8, key, value []byte) {
+		_ = buckets[int(in)%len(buckets)].check(key, value)
+	})
+}
