@@ -1,100 +1,106 @@
-// Package stanza gives meaning to top-level elements: message, presence and iq (RFC 6120 section 8),
-// their addresses, their errors, and the errors of streams. Everything that routes or answers
-// stanzas uses it. Start with Parse; to make a stanza, with New and the reply methods of Stanza.
+// Package stanza gives names to what RFC 6120 section 8 says of an element: message, presence and iq
+// with their addresses, types and ids, how each is answered, and the errors of stanzas and streams.
+// Streams parse what arrives with Parse; router, session and every feature pass on a Stanza and make
+// new ones with New, Result and ErrorReply. Nothing here does I/O.
 package stanza
 
 import (
-	"time"
+	"errors"
 
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 )
 
-// Kind is one of the three kinds of stanza.
+// Kind is one of the three stanzas.
 type Kind uint8
 
-// The zero Kind is none of them.
+// The kinds of RFC 6120 section 8.2. The zero Kind is none.
 const (
 	Message Kind = iota + 1
 	Presence
 	IQ
 )
 
-var kindNames = [...]string{"", "message", "presence", "iq"}
+// String returns the name of the stanza's element.
+func (k Kind) String() string {
+	switch k {
+	case Message:
+		return "message"
+	case Presence:
+		return "presence"
+	case IQ:
+		return "iq"
+	}
+	return "none"
+}
 
-// String is the element's name.
-func (k Kind) String() string { return kindNames[k] }
-
-// A Stanza is an element of the content namespace with its addresses parsed. It is a value; the
-// methods that change something return a new one in which fields and element agree.
+// Stanza is a message, presence or iq with its addresses read. The fields are what Element's
+// attributes mean, for reading; change them with the With methods, which change Element too. A copy
+// costs little and shares nothing that changes.
 type Stanza struct {
 	Kind Kind
-	// Type is as the RFC reads it: a message of no or an unknown type is "normal" (RFC 6121 section
-	// 5.2.2), an available presence is "".
+	// Type is never empty for messages, where it is "normal" when it is absent or unknown (RFC 6121
+	// section 5.2.2). It is empty for available presence.
 	Type     string
 	ID       string
-	To, From jid.JID
+	To, From jid.JID // zero when absent
 	Element  element.Element
 }
 
-// Parse reads a stanza. An error that is a *Error can be answered: the Stanza that comes with it has
-// what ErrorReply needs. Any other error means that the element is not a stanza at all.
+// ErrNotStanza is what Parse says of an element that is none of the three.
+var ErrNotStanza = errors.New("stanza: neither message nor presence nor iq")
+
+// Parse reads an element that came from a stream. The error is ErrNotStanza or an *Error fit for
+// Stanza.ErrorReply: jid-malformed for an address (RFC 6120 section 8.3.3.8), bad-request for an iq
+// that breaks the rules of section 8.2.3 or presence of a type that does not exist (RFC 6121 section
+// 4.7.1). With an *Error the Stanza has all that could be read.
 func Parse(e element.Element) (Stanza, error) {
-	st := Stanza{Element: e}
+	s := Stanza{Element: e}
 	switch {
-	case e.NS() != ns.Client:
-		return st, errNotStanza
-	case e.Name() == "message":
-		st.Kind = Message
-	case e.Name() == "presence":
-		st.Kind = Presence
-	case e.Name() == "iq":
-		st.Kind = IQ
+	case e.Is("message", ns.Client):
+		s.Kind = Message
+	case e.Is("presence", ns.Client):
+		s.Kind = Presence
+	case e.Is("iq", ns.Client):
+		s.Kind = IQ
 	default:
-		return st, errNotStanza
+		return Stanza{}, ErrNotStanza
 	}
-	var to, from string
+	var toErr, fromErr error
 	for a := range e.Attrs() {
 		if a.NS != "" {
 			continue
 		}
 		switch a.Name {
 		case "to":
-			to = a.Value
+			s.To, toErr = jid.Parse(a.Value)
 		case "from":
-			from = a.Value
+			s.From, fromErr = jid.Parse(a.Value)
 		case "id":
-			st.ID = a.Value
+			s.ID = a.Value
 		case "type":
-			st.Type = a.Value
+			s.Type = a.Value
 		}
 	}
-	if from != "" {
-		var err error
-		if st.From, err = jid.Parse(from); err != nil {
-			return st, JIDMalformed("from: " + err.Error())
-		}
+	err := s.checkType()
+	switch {
+	case toErr != nil:
+		err = JIDMalformed("to: " + toErr.Error())
+	case fromErr != nil:
+		err = JIDMalformed("from: " + fromErr.Error())
 	}
-	if to != "" {
-		var err error
-		if st.To, err = jid.Parse(to); err != nil {
-			return st, JIDMalformed("to: " + err.Error())
-		}
+	if err != nil {
+		return s, err
 	}
-	return st, st.check()
+	return s, nil
 }
 
-// check holds the type, and for an IQ the payload, against RFC 6120 section 8.2.3 and RFC 6121
-// sections 4.7.1 and 5.2.2.
-func (s *Stanza) check() error {
+// checkType brings Type into its normal form and holds an iq to its rules.
+func (s *Stanza) checkType() *Error {
 	switch s.Kind {
 	case Message:
-		switch s.Type {
-		case "normal", "chat", "groupchat", "headline", "error":
-		default:
-			s.Type = "normal"
-		}
+		s.Type = messageType(s.Type)
 	case Presence:
 		switch s.Type {
 		case "", "unavailable", "subscribe", "subscribed", "unsubscribe", "unsubscribed", "probe", "error":
@@ -103,16 +109,16 @@ func (s *Stanza) check() error {
 		}
 	case IQ:
 		if s.ID == "" {
-			return BadRequest("an iq needs an id")
+			return BadRequest("iq without id")
 		}
 		switch s.Type {
 		case "get", "set":
-			n := 0
+			payloads := 0
 			for range s.Element.Children() {
-				n++
+				payloads++
 			}
-			if n != 1 {
-				return BadRequest("an iq of type get or set needs exactly one child element")
+			if payloads != 1 {
+				return BadRequest("a request has exactly one payload")
 			}
 		case "result", "error":
 		default:
@@ -122,8 +128,23 @@ func (s *Stanza) check() error {
 	return nil
 }
 
-// New makes a stanza. An empty id or address is left out.
+func messageType(t string) string {
+	switch t {
+	case "chat", "groupchat", "headline", "error":
+		return t
+	}
+	return "normal"
+}
+
+// New makes a stanza. An empty id, a zero address and the default type (normal for a message,
+// available for presence) are not written.
 func New(kind Kind, typ, id string, from, to jid.JID, children ...element.Element) Stanza {
+	s := Stanza{Kind: kind, Type: typ, ID: id, To: to, From: from}
+	if kind == Message {
+		if s.Type = messageType(typ); s.Type == "normal" {
+			typ = ""
+		}
+	}
 	w := element.Start(kind.String(), ns.Client)
 	for _, a := range [...]struct{ name, value string }{
 		{"type", typ}, {"id", id}, {"from", from.String()}, {"to", to.String()},
@@ -132,78 +153,61 @@ func New(kind Kind, typ, id string, from, to jid.JID, children ...element.Elemen
 			w.Attr(a.name, a.value)
 		}
 	}
-	for _, c := range children {
-		w.Add(c)
+	for _, child := range children {
+		w.Add(child)
 	}
-	st := Stanza{Kind: kind, Type: typ, ID: id, To: to, From: from, Element: w.Element()}
-	if kind == Message && typ == "" {
-		st.Type = "normal"
-	}
-	return st
-}
-
-// IsRequest says whether the stanza is an IQ that wants an answer.
-func (s Stanza) IsRequest() bool { return s.Kind == IQ && (s.Type == "get" || s.Type == "set") }
-
-// Payload is the first child element, which an IQ request has exactly one of.
-func (s Stanza) Payload() element.Element { return s.Element.Payload() }
-
-// WithFrom replaces the sender.
-func (s Stanza) WithFrom(from jid.JID) Stanza {
-	s.From, s.Element = from, s.Element.WithAttr("from", from.String())
+	s.Element = w.Element()
 	return s
 }
 
-// WithTo replaces the recipient.
-func (s Stanza) WithTo(to jid.JID) Stanza {
-	s.To, s.Element = to, s.Element.WithAttr("to", to.String())
+// WithTo returns s addressed to j, or without address when j is zero.
+func (s Stanza) WithTo(j jid.JID) Stanza {
+	s.To, s.Element = j, set(s.Element, "to", j.String())
 	return s
 }
 
-// WithElement replaces the element by one that differs only in its children.
+// WithFrom returns s sent by j, or without sender when j is zero.
+func (s Stanza) WithFrom(j jid.JID) Stanza {
+	s.From, s.Element = j, set(s.Element, "from", j.String())
+	return s
+}
+
+// WithID returns s with another id, or without one.
+func (s Stanza) WithID(id string) Stanza {
+	s.ID, s.Element = id, set(s.Element, "id", id)
+	return s
+}
+
+// WithElement returns s with an element that differs from the old one only in its children.
 func (s Stanza) WithElement(e element.Element) Stanza {
 	s.Element = e
 	return s
 }
 
-// Result is the answer of success to an IQ request.
+// set costs nothing where the attribute has the value already.
+func set(e element.Element, name, value string) element.Element {
+	if old, ok := e.LookupAttr(name); ok && old == value && value != "" {
+		return e
+	}
+	return e.WithAttr(name, value)
+}
+
+// Payload returns the first child, which in an iq is what it is about.
+func (s Stanza) Payload() element.Element { return s.Element.Payload() }
+
+// IsRequest reports whether s is an iq that must be answered: a get or a set.
+func (s Stanza) IsRequest() bool { return s.Kind == IQ && (s.Type == "get" || s.Type == "set") }
+
+// Result answers a request.
 func (s Stanza) Result(payload ...element.Element) Stanza {
 	return New(IQ, "result", s.ID, s.To, s.From, payload...)
 }
 
-// ErrorReply returns the stanza to its sender with an error. There is none to an error, to an IQ
-// result (RFC 6120 sections 8.3.1 and 8.2.3), or to what is not a stanza.
-func (s Stanza) ErrorReply(err *Error) (Stanza, bool) {
+// ErrorReply answers s with an error of the same kind and id. It is not ok to answer an error or the
+// result of a request (RFC 6120 sections 8.2.3 and 8.3.1), nor what is no stanza.
+func (s Stanza) ErrorReply(err *Error) (reply Stanza, ok bool) {
 	if s.Kind == 0 || s.Type == "error" || s.Kind == IQ && s.Type == "result" {
 		return Stanza{}, false
 	}
 	return New(s.Kind, "error", s.ID, s.To, s.From, err.Element()), true
-}
-
-// Delay adds when and by whom the element was held up (XEP-0203), in the format of XEP-0082.
-func Delay(e element.Element, by jid.JID, at time.Time) element.Element {
-	return e.With(element.Start("delay", ns.Delay).
-		Attr("from", by.String()).Attr("stamp", at.UTC().Format("2006-01-02T15:04:05.000Z")).Element())
-}
-
-// StripClaims removes the children that only the entity named by may add: stanza ids and delays that
-// claim to be its own (XEP-0359 section 6, XEP-0203 section 5), however many there are. Those inside
-// forwarded stanzas are left alone.
-func StripClaims(e element.Element, by jid.JID) element.Element {
-	return e.Without(func(child element.Element) bool {
-		switch {
-		case child.Is("stanza-id", ns.StanzaID):
-			return claims(child.Attr("by"), by)
-		case child.Is("delay", ns.Delay):
-			return claims(child.Attr("from"), by)
-		}
-		return false
-	})
-}
-
-// claims compares as addresses, so that another spelling of the same JID is the same claim. The
-// entity's server speaks for it, too.
-func claims(claimed string, by jid.JID) bool {
-	j, err := jid.Parse(claimed)
-	return err == nil && (j.Bare() == by.Bare() || j.Bare() == by.Server())
 }
