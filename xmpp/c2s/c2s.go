@@ -181,9 +181,7 @@ func (s *Server) opened(st *stream.Stream, h stream.Header) error {
 	if err != nil || (!account.IsZero() && from.Bare() != account) {
 		return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
 	}
-	if account.IsZero() {
-		st.Peer = from.Bare().String() // reflected in our header only
-	}
+	st.Peer = from.String() // our header's to reflects it as it is (RFC 6120 section 4.7.2)
 	return nil
 }
 

@@ -36,19 +36,9 @@ func (s *Server) mechanisms(st *stream.Stream) []string {
 }
 
 func (s *Server) attempt(st *stream.Stream) *sasl.Attempt {
-	domain := st.Local
-	return &sasl.Attempt{
-		Credentials: s.Accounts.Credentials(domain),
-		Verify: func(user, password string) (bool, error) {
-			account, err := jid.New(user, domain, "")
-			if err != nil {
-				return false, nil
-			}
-			return s.Accounts.Verify(account, password)
-		},
-		Binding: st.Binding,
-		Random:  rand.Reader,
-	}
+	a := s.Accounts.Attempt(st.Local)
+	a.Binding = st.Binding
+	return a
 }
 
 func (s *Server) accepted(st *stream.Stream, identity string) error {

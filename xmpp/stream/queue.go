@@ -19,7 +19,10 @@ type queue struct {
 	buf     []byte
 	marked  bool // the flusher knows of it, or somebody is flushing
 	writing bool // the connection is in use by a flush or a handshake
+	ended   bool // </stream:stream> is in it, and nothing comes after that
 	closed  bool
+
+	added, taken int64 // bytes ever put in, and ever handed to the connection
 }
 
 // flushAt is how much is gathered at most before it is written in the middle of a turn.
@@ -35,22 +38,27 @@ func (q *queue) init(s *Stream) {
 	q.room.L = &q.mu
 }
 
-// add appends an element, or text where there is none.
-func (q *queue) add(e element.Element, text string) {
+// add appends an element, or text where there is none; last says that nothing comes after it. It
+// returns where in all bytes ever added this ends, and whether it was still possible.
+func (q *queue) add(e element.Element, text string, last bool) (end int64, ok bool) {
 	q.mu.Lock()
-	if q.closed {
+	if q.closed || q.ended {
 		q.mu.Unlock()
-		return
+		return 0, false
 	}
+	q.ended = last
 	if q.buf == nil {
 		q.buf = (*queueBuffers.Get().(*[]byte))[:0]
 	}
+	before := len(q.buf)
 	if text != "" {
 		q.buf = append(q.buf, text...)
 	} else {
 		q.buf = e.AppendTo(q.buf, ns.Client)
 	}
 	size := len(q.buf)
+	q.added += int64(size - before)
+	end = q.added
 	mark := !q.marked
 	q.marked = true
 	q.mu.Unlock()
@@ -64,6 +72,7 @@ func (q *queue) add(e element.Element, text string) {
 			q.cut()
 		}
 	}
+	return end, true
 }
 
 // flush writes what is there, unless somebody else is writing and will find it, or the peer does not
@@ -86,6 +95,8 @@ func (q *queue) flush() {
 		q.writing = false
 		if err != nil {
 			q.shut()
+		} else {
+			q.taken += int64(len(out))
 		}
 		q.room.Broadcast()
 	}
@@ -110,6 +121,13 @@ func (q *queue) exclusively(fn func() error) error {
 	q.mu.Unlock()
 	q.flush()
 	return err
+}
+
+// written is how much was ever handed to the connection.
+func (q *queue) written() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.taken
 }
 
 func (q *queue) pending() int {

@@ -125,6 +125,7 @@ type Stream struct {
 	remote   *stanza.StreamError
 	deadline time.Time
 	probed   bool
+	drained  bool // nothing was left to read; what TLS holds does not make the socket readable
 
 	queue  queue
 	ending atomic.Pointer[ending]
@@ -206,15 +207,17 @@ func (s *Stream) read(ctx context.Context) error {
 			}
 		}
 		s.queue.waitRoom()
-		err := s.conn.Wait(s.deadline)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			if err := s.late(); err != nil {
+		if s.drained {
+			err := s.conn.Wait(s.deadline)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				if err := s.late(); err != nil {
+					return err
+				}
+				continue
+			}
+			if err != nil {
 				return err
 			}
-			continue
-		}
-		if err != nil {
-			return err
 		}
 		if err := s.turn(); err != nil {
 			if !s.fail(err) {
@@ -240,6 +243,7 @@ func (s *Stream) turn() error {
 	defer buffers.Put(buf)
 	s.role.Flusher.Begin()
 	defer s.role.Flusher.End()
+	s.drained = false
 	for !s.finished && s.upgrade == nil {
 		n, err := s.conn.Read(buf[:])
 		if n > 0 {
@@ -248,6 +252,7 @@ func (s *Stream) turn() error {
 			}
 		}
 		if errors.Is(err, transport.ErrWouldBlock) {
+			s.drained = true
 			break
 		}
 		if err != nil {
@@ -266,6 +271,7 @@ func (s *Stream) feed(p []byte) error {
 	s.probed = false
 	if s.Ready() {
 		s.deadline = time.Now().Add(s.role.Timing.Quiet)
+		s.parser.SetLimits(s.role.Limits.After) // by dialback, which no feature's Outcome tells of
 	}
 	for len(p) > 0 && !s.finished {
 		n, tok, err := s.parser.Parse(p)
@@ -335,16 +341,27 @@ func (s *Stream) Ready() bool { return s.role.Ready(s) }
 // Send enqueues an element in the stream's content namespace. It never blocks; a peer whose queue
 // overflows is cut off. After Close it does nothing.
 func (s *Stream) Send(e element.Element) {
-	if !s.closed() {
-		s.queue.add(e, "")
-	}
+	s.Post(e)
 }
+
+// Post is Send for who wants to know what became of the element: ok is false if the stream was
+// closed before, and otherwise the element has been handed to the connection, if not necessarily
+// received, once Written has reached end. Both count the bytes of the stream.
+func (s *Stream) Post(e element.Element) (end int64, ok bool) {
+	if s.closed() {
+		return 0, false
+	}
+	return s.queue.add(e, "", false)
+}
+
+// Written is how many bytes were handed to the connection. After Ended it does not change.
+func (s *Stream) Written() int64 { return s.queue.written() }
 
 // SendRaw enqueues what is not an element in the content namespace: white space, or an element
 // with a prefix declared on our header.
 func (s *Stream) SendRaw(text string) {
 	if !s.closed() {
-		s.queue.add(element.Element{}, text)
+		s.queue.add(element.Element{}, text, false)
 	}
 }
 
@@ -357,7 +374,7 @@ func (s *Stream) Close(err *stanza.StreamError) {
 	if !s.ending.CompareAndSwap(nil, &ending{err}) {
 		return
 	}
-	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>")
+	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", true)
 	s.conn.Hurry(time.Now().Add(s.role.Timing.Finish))
 }
 
