@@ -1,0 +1,312 @@
+package stream_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/sasl"
+	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
+	"tombolo/xmpp/transport"
+)
+
+const (
+	patience = 5 * time.Second
+	header   = "<?xml version='1.0'?><stream:stream to='a.test' version='1.0' xmlns='jabber:client' " +
+		"xmlns:stream='http://etherx.jabber.org/streams'>"
+)
+
+// role is a client's role that greets everybody at once unless a test changes it.
+func role(t *testing.T) *stream.Role {
+	t.Helper()
+	flusher := stream.NewFlusher()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	go flusher.Run(ctx)
+	limits := element.Limits{Bytes: 10_000, Depth: 10, Attrs: 10, Namespaces: 10}
+	return &stream.Role{
+		Content: ns.Client,
+		Opened:  func(s *stream.Stream, h stream.Header) error { s.Local = h.To; return nil },
+		Ready:   func(*stream.Stream) bool { return true },
+		Handle:  func(*stream.Stream, element.Element) error { return nil },
+		Ended:   func(*stream.Stream, error) {},
+		Limits:  stream.Limits{Before: limits, After: limits, Queue: 256 << 10},
+		Timing:  stream.Timing{Login: patience, Quiet: patience, Answer: patience, Finish: time.Second},
+		Flusher: flusher,
+		Log:     slog.New(slog.DiscardHandler),
+	}
+}
+
+// A peer is the other end of a running stream.
+type peer struct {
+	net.Conn
+	stream *stream.Stream
+	result chan error
+}
+
+func run(t *testing.T, r *stream.Role) *peer {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := stream.New(r, ours.(transport.Socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{conn, s, make(chan error, 1)}
+	go func() { p.result <- s.Run(context.Background()) }()
+	t.Cleanup(func() {
+		conn.Close()
+		select {
+		case <-p.result:
+		case <-time.After(patience):
+			t.Error("the stream goes on after its peer has left")
+		}
+	})
+	return p
+}
+
+func (p *peer) send(t *testing.T, text string) {
+	t.Helper()
+	if _, err := io.WriteString(p, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readTo reads until what came contains the text.
+func (p *peer) readTo(t *testing.T, text string) string {
+	t.Helper()
+	if err := p.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	buf := make([]byte, 4096)
+	for !strings.Contains(got.String(), text) {
+		n, err := p.Read(buf)
+		got.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("wanted %q, got %q and then %v", text, got.String(), err)
+		}
+	}
+	return got.String()
+}
+
+func TestHeadersAndTheirErrors(t *testing.T) {
+	for _, test := range []struct{ name, send, want string }{
+		{"RFC 6120 4.9.3.10 invalid-namespace: stream", "<stream xmlns='jabber:client' to='a.test' version='1.0'>", "invalid-namespace"},
+		{"RFC 6120 4.9.3.10 invalid-namespace: content", strings.Replace(header, "jabber:client", "jabber:other", 1), "invalid-namespace"},
+		{"RFC 6120 4.9.3.25 unsupported-version", strings.Replace(header, " version='1.0' xmlns", " xmlns", 1), "unsupported-version"},
+		{"RFC 6120 4.9.3.13 not-well-formed", header + "<a></b>", "not-well-formed"},
+		{"RFC 6120 4.9.3.18 restricted-xml: comment", header + "<!-- -->", "restricted-xml"},
+		{"RFC 6120 4.9.3.18 restricted-xml: DTD", "<!DOCTYPE a>", "restricted-xml"},
+		{"RFC 6120 4.9.3.22 unsupported-encoding", "<?xml version='1.0' encoding='ISO-8859-1'?>", "unsupported-encoding"},
+		{"RFC 6120 4.9.3.14 policy-violation: size", header + "<message><body>" + strings.Repeat("x", 20_000), "policy-violation"},
+		{"RFC 6120 4.9.3.14 policy-violation: depth", header + strings.Repeat("<a>", 20), "policy-violation"},
+		{"RFC 6120 4.9.3.24 unsupported-stanza-type: a stream in a stream", header + "<stream:stream/>", "unsupported-stanza-type"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := run(t, role(t))
+			p.send(t, test.send)
+			got := p.readTo(t, "</stream:stream>")
+			// RFC 6120 section 4.9.1.2: the error stands in an open stream.
+			if !strings.HasPrefix(got, "<?xml version='1.0'?><stream:stream ") || strings.Count(got, "<stream:stream ") != 1 {
+				t.Errorf("no header, or more than one: %s", got)
+			}
+			if !strings.Contains(got, "<stream:error><"+test.want+" xmlns=") {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestDataBehindStartTLSIsRefused(t *testing.T) {
+	r := role(t)
+	r.Ready = func(s *stream.Stream) bool { return false }
+	r.Features = []stream.Feature{stream.StartTLS(
+		func(*stream.Stream) *tls.Config { return &tls.Config{} }, func(*stream.Stream) bool { return true })}
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	p.send(t, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><iq type='get' id='1'><a xmlns='b'/></iq>")
+	if got := p.readTo(t, "</stream:stream>"); !strings.Contains(got, "policy-violation") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestNothingBeforeItsTurn asks for what is not offered in the state that the stream is in.
+func TestNothingBeforeItsTurn(t *testing.T) {
+	login := stream.SASL(stream.Login{
+		Mechanisms: func(*stream.Stream) []string { return []string{"PLAIN"} },
+		Attempt:    func(*stream.Stream) *sasl.Attempt { panic("nobody may come this far") },
+	})
+	handled := atomic.Int32{}
+	for _, test := range []struct{ name, send, want string }{
+		{"SASL without TLS", "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGEAYg==</auth>", "policy-violation"},
+		{"a stanza before login", "<message to='juliet@a.test'><body>hi</body></message>", "not-authorized"},
+		{"an unknown element before login", "<a xmlns='b'/>", "not-authorized"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := role(t)
+			r.Ready = func(s *stream.Stream) bool { return s.State()&stream.Authenticated != 0 }
+			r.Handle = func(*stream.Stream, element.Element) error { handled.Add(1); return nil }
+			r.Features = []stream.Feature{login}
+			p := run(t, r)
+			p.send(t, header)
+			if features := p.readTo(t, "</stream:features>"); strings.Contains(features, "PLAIN") {
+				t.Errorf("SASL is offered in clear: %s", features)
+			}
+			p.send(t, test.send)
+			if got := p.readTo(t, "</stream:stream>"); !strings.Contains(got, "<"+test.want) {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+	if handled.Load() != 0 {
+		t.Error("something was handled before login")
+	}
+}
+
+func TestASilentPeerIsAskedThenLeft(t *testing.T) {
+	r := role(t)
+	r.Timing.Quiet, r.Timing.Answer = 50*time.Millisecond, 50*time.Millisecond
+	r.Quiet = func(s *stream.Stream) { s.SendRaw("<probe/>") }
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "<probe/>")
+	p.send(t, " ") // any byte is an answer
+	got := p.readTo(t, "</stream:stream>")
+	if strings.Count(got, "<probe/>") != 1 || !strings.Contains(got, "<connection-timeout") {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestLoginTakesTooLong(t *testing.T) {
+	r := role(t)
+	r.Ready = func(*stream.Stream) bool { return false }
+	r.Timing.Login = 50 * time.Millisecond
+	p := run(t, r)
+	p.send(t, header)
+	if got := p.readTo(t, "</stream:stream>"); !strings.Contains(got, "<connection-timeout") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestAPeerThatDoesNotReadIsCutOff sends more than the queue may hold to one that does not read;
+// nobody who sends is held up.
+func TestAPeerThatDoesNotReadIsCutOff(t *testing.T) {
+	r := role(t)
+	ended := make(chan struct{})
+	r.Ended = func(*stream.Stream, error) { close(ended) }
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	e := element.Leaf("message", ns.Client, strings.Repeat("x", 8000))
+	for start := time.Now(); ; {
+		p.stream.Send(e)
+		select {
+		case <-ended:
+			return
+		default:
+		}
+		if time.Since(start) > patience {
+			t.Fatal("a peer that does not read is still connected")
+		}
+	}
+}
+
+// TestOrderUnderManySenders lets many send at once: what one sender sent arrives in order.
+func TestOrderUnderManySenders(t *testing.T) {
+	r := role(t)
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	const senders, each = 8, 500
+	for s := range senders {
+		go func() {
+			for i := range each {
+				p.stream.Send(element.Start("message", ns.Client).Attr("id", fmt.Sprintf("%d.%d.", s, i)).Element())
+			}
+		}()
+	}
+	var got strings.Builder
+	buf := make([]byte, 64<<10)
+	for strings.Count(got.String(), "/>") < senders*each {
+		if err := p.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := p.Read(buf)
+		if err != nil {
+			t.Fatalf("%d of %d: %v", strings.Count(got.String(), "/>"), senders*each, err)
+		}
+		got.Write(buf[:n])
+	}
+	for s := range senders {
+		rest := got.String()
+		for i := range each {
+			_, after, found := strings.Cut(rest, fmt.Sprintf("'%d.%d.'", s, i))
+			if !found {
+				t.Fatalf("sender %d: %d is missing or came late", s, i)
+			}
+			rest = after
+		}
+	}
+}
+
+func TestAPanicEndsOneStream(t *testing.T) {
+	r := role(t)
+	r.Handle = func(_ *stream.Stream, e element.Element) error {
+		if e.Attr("id") == "bad" {
+			panic("a bug")
+		}
+		return nil
+	}
+	first, second := run(t, r), run(t, r)
+	first.send(t, header)
+	second.send(t, header)
+	first.readTo(t, "</stream:features>")
+	second.readTo(t, "</stream:features>")
+	first.send(t, "<message id='bad'/>")
+	if got := first.readTo(t, "</stream:stream>"); !strings.Contains(got, "<internal-server-error") {
+		t.Errorf("got %s", got)
+	}
+	second.stream.Send(stanza.New(stanza.Message, "", "still here", jid.JID{}, jid.JID{}).Element)
+	second.readTo(t, "still here")
+}
+
+func TestBothSidesClose(t *testing.T) {
+	r := role(t)
+	p := run(t, r)
+	p.send(t, header+"</stream:stream>")
+	p.readTo(t, "</stream:stream>")
+	p.Close()
+	select {
+	case err := <-p.result:
+		if err != nil {
+			t.Errorf("an orderly end is not an error: %v", err)
+		}
+		p.result <- err
+	case <-time.After(patience):
+		t.Fatal("the stream goes on")
+	}
+}
