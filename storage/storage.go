@@ -64,7 +64,7 @@ type Store interface {
 	Close() error
 }
 
-// MaxKey is how many bytes the key of a document or the name of a secret may have.
+// MaxKey is how many bytes the key of a document may have.
 const MaxKey = 4096
 
 // A Tx is the state as one transaction sees it, by noun, for the duration of the function that it

@@ -31,6 +31,7 @@ var jobs = map[string]func(path string) error{
 	"append":    appendUntilKilled,
 	"report":    appendAndReport,
 	"sync":      appendWithFailingSync,
+	"slow":      readDuringSlowSync,
 	"no-resize": func(path string) error { return fillUp(path, func(size, _ int64) int64 { return size }) },
 	"no-pages":  func(path string) error { return fillUp(path, func(_, used int64) int64 { return used + 1<<16 }) },
 }
@@ -145,6 +146,40 @@ func appendWithFailingSync(path string) error {
 	}
 	if s.Err() == nil {
 		return errors.New("Err is nil")
+	}
+	return s.Close()
+}
+
+// slowSync is by how much strace delays the sync of the second commit's meta page.
+const slowSync = 500 * time.Millisecond
+
+// readDuringSlowSync runs under strace, which delays that sync. It reads until it sees what the
+// second commit wrote, which must not be before the sync.
+func readDuringSlowSync(path string) error {
+	s, err := Open(path, Options{})
+	if err != nil {
+		return err
+	}
+	s.Submit(func(storage.Tx) error { runtime.LockOSThread(); return nil })
+	if err := appendOne(s, "<message id='first'/>"); err != nil {
+		return err
+	}
+	start := time.Now()
+	second := s.Submit(func(tx storage.Tx) error {
+		_, err := tx.Offline().Append(crowded, storage.OfflineMessage{Stanza: "<message id='second'/>"}, 0)
+		return err
+	})
+	for count := 0; count < 2; {
+		err := s.View(func(tx storage.Tx) (err error) { count, err = tx.Offline().Count(crowded); return err })
+		if err != nil {
+			return err
+		}
+	}
+	if took := time.Since(start); took < slowSync {
+		return fmt.Errorf("a View saw the write after %v, while its sync took %v", took, slowSync)
+	}
+	if err := second.Wait(context.Background()); err != nil {
+		return err
 	}
 	return s.Close()
 }

@@ -237,6 +237,14 @@ func metaOffset(args string) bool {
 	return err == nil && (offset == 0 || offset == os.Getpagesize())
 }
 
+// TestNothingSeenBeforeItsSync delays the last sync of a commit, while Views go on.
+func TestNothingSeenBeforeItsSync(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tombolo.db")
+	fillStore(t, path)
+	// The first commit syncs twice; the fourth sync is of the second one's meta page.
+	strace(t, "slow", path, "-e", fmt.Sprintf("inject=fdatasync:delay_enter=%d:when=4", slowSync.Microseconds()))
+}
+
 // TestFailedSync makes a single sync fail: nothing is tried again, and what was reported durable
 // before is there afterwards. ENOSPC from a sync is no exception: those pages were accepted.
 func TestFailedSync(t *testing.T) {

@@ -207,6 +207,46 @@ func TestBackup(t *testing.T) {
 	stopped()
 }
 
+// stuckWriter takes nothing until it is released.
+type stuckWriter struct{ entered, release chan struct{} }
+
+func (w stuckWriter) Write(b []byte) (int, error) {
+	select {
+	case <-w.entered:
+	default:
+		close(w.entered)
+	}
+	<-w.release
+	return len(b), nil
+}
+
+// TestBackupHoldsNobodyUp: while a backup is stuck, the file grows far beyond what it was, which
+// would wait for the backup if bbolt had to map the file anew.
+func TestBackupHoldsNobodyUp(t *testing.T) {
+	s := openTest(t, Options{})
+	w := stuckWriter{make(chan struct{}), make(chan struct{})}
+	release := sync.OnceFunc(func() { close(w.release) })
+	defer release() // before the store is closed, which waits for the backup
+	done := make(chan error, 1)
+	go func() { _, err := s.Backup(w); done <- err }()
+	<-w.entered
+	large := strings.Repeat("large ", 1<<17)
+	for i := range 40 { // 30 MiB
+		if err := appendOne(s, large); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 0 {
+			if err := holds(s, i+1); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestDamaged: a damaged file is an error that says so, of Open where a quick look shows it and of
 // Verify wherever it is.
 func TestDamaged(t *testing.T) {

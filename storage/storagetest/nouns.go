@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -211,15 +212,21 @@ func testAccountsInOrder(t *testing.T, s storage.Store) {
 	})
 }
 
+// testAccountsChangedWhileIterating changes and deletes accounts as All yields them: those that
+// were durable before, and those that the same operation made.
 func testAccountsChangedWhileIterating(t *testing.T, s storage.Store) {
 	const n = 50
-	for i := range n {
-		do(t, s, func(tx storage.Tx) error {
-			return tx.Accounts().Create(account(jid.MustParse(fmt.Sprintf("user%02d@capulet.example", i))))
-		})
+	create := func(tx storage.Tx) error {
+		for i := range n {
+			if err := tx.Accounts().Create(account(jid.MustParse(fmt.Sprintf("user%02d@capulet.example", i)))); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	do(t, s, func(tx storage.Tx) error {
-		seen := 0
+	seen := 0
+	change := func(tx storage.Tx) error {
+		seen = 0
 		for a, err := range tx.Accounts().All("capulet.example") {
 			if err != nil {
 				return err
@@ -235,20 +242,35 @@ func testAccountsChangedWhileIterating(t *testing.T, s storage.Store) {
 				return err
 			}
 		}
-		equal(t, "accounts seen", seen, n)
 		return nil
-	})
-	view(t, s, func(tx storage.Tx) error {
+	}
+	check := func() {
+		t.Helper()
+		equal(t, "accounts seen", seen, n)
 		left := 0
+		view(t, s, func(tx storage.Tx) error {
+			for a := range tx.Accounts().All("") {
+				left++
+				if !a.Disabled {
+					t.Errorf("%s was not updated", a.JID)
+				}
+			}
+			return nil
+		})
+		equal(t, "accounts left", left, n/2)
+	}
+	do(t, s, create)
+	do(t, s, change)
+	check()
+	do(t, s, func(tx storage.Tx) error {
 		for a := range tx.Accounts().All("") {
-			left++
-			if !a.Disabled {
-				t.Errorf("%s was not updated", a.JID)
+			if err := tx.Accounts().Delete(a.JID); err != nil {
+				return err
 			}
 		}
-		equal(t, "accounts left", left, n/2)
-		return nil
+		return errors.Join(create(tx), change(tx))
 	})
+	check()
 }
 
 func testDeleteAccountRemovesAll(t *testing.T, s storage.Store) {
@@ -546,112 +568,4 @@ func testSecrets(t *testing.T, s storage.Store) {
 	}
 	_, err = get("dial")
 	wantErr(t, "Get of another name", err, storage.ErrNotFound)
-}
-
-func testResourceOfOwner(t *testing.T, s storage.Store) {
-	balcony := jid.MustParse(juliet.String() + "/balcony")
-	do(t, s, func(tx storage.Tx) error { return fill(tx, balcony) })
-	view(t, s, func(tx storage.Tx) error {
-		a, err := tx.Accounts().Get(balcony)
-		equal(t, "account", a.JID, juliet)
-		return err
-	})
-	bare := rows(t, s, juliet)
-	equal(t, "rows", len(bare), 10)
-	for i, row := range rows(t, s, balcony) {
-		equal(t, "row", strings.TrimPrefix(row, balcony.String()), strings.TrimPrefix(bare[i], juliet.String()))
-	}
-	do(t, s, func(tx storage.Tx) error { return tx.Accounts().Delete(balcony) })
-	equal(t, "rows after Delete", rows(t, s, juliet), []string(nil))
-}
-
-// testResultsAreTheCallers: changing what was given or returned changes nothing that is kept.
-func testResultsAreTheCallers(t *testing.T, s storage.Store) {
-	given := account(juliet)
-	item := storage.RosterItem{Contact: romeo, Groups: []string{"a", "b"}}
-	secret := []byte("secret")
-	do(t, s, func(tx storage.Tx) error {
-		if err := tx.Accounts().Create(given); err != nil {
-			return err
-		}
-		if err := tx.Rosters().Put(juliet, item, 1); err != nil {
-			return err
-		}
-		if err := tx.Blocklists().Add(juliet, romeo, nurse); err != nil {
-			return err
-		}
-		return tx.Secrets().Put("key", secret)
-	})
-	before := dump(t, s)
-	given.Credentials[0].Salt[0]++
-	item.Groups[0] = "changed"
-	secret[0]++
-	equal(t, "after the arguments changed", dump(t, s), before)
-	view(t, s, func(tx storage.Tx) error {
-		a, _ := tx.Accounts().Get(juliet)
-		a.Credentials[0].Salt[0]++
-		a.Credentials[1].Mechanism = ""
-		for a := range tx.Accounts().All("") {
-			a.Credentials[0].StoredKey[0]++
-		}
-		roster, _ := tx.Rosters().Get(juliet)
-		roster.Items[0].Groups[0] = "changed"
-		roster.Items[0].Name = "changed"
-		blocked, _ := tx.Blocklists().Get(juliet)
-		blocked[0] = odysseus
-		value, _ := tx.Secrets().Get("key")
-		value[0]++
-		return nil
-	})
-	equal(t, "after the results changed", dump(t, s), before)
-}
-
-func testLargeValues(t *testing.T, s storage.Store) {
-	large := strings.Repeat("Romeo, Romeo! ", 1<<17) // 1.75 MiB
-	do(t, s, func(tx storage.Tx) error {
-		if err := tx.Private().Put(juliet, "large", large, len(large)); err != nil {
-			return err
-		}
-		if err := tx.Rosters().Put(juliet, storage.RosterItem{Contact: romeo, Name: large}, 1); err != nil {
-			return err
-		}
-		_, err := tx.Offline().Append(juliet, storage.OfflineMessage{Stanza: large}, 0)
-		return err
-	})
-	view(t, s, func(tx storage.Tx) error {
-		xml, err := tx.Private().Get(juliet, "large")
-		if err != nil {
-			return err
-		}
-		roster, err := tx.Rosters().Get(juliet)
-		if err != nil {
-			return err
-		}
-		messages, err := tx.Offline().List(juliet, 0, 0)
-		if err != nil {
-			return err
-		}
-		if xml != large || roster.Items[0].Name != large || messages[0].Stanza != large {
-			t.Error("a large value came back changed")
-		}
-		return nil
-	})
-
-	// The longest JID: three parts of 1023 bytes, of which a domain allows 253.
-	label := strings.Repeat("d", 61)
-	long := jid.MustParse(strings.Repeat("l", 1023) + "@" + strings.Join([]string{label, label, label, label}, ".") +
-		"/" + strings.Repeat("r", 1023))
-	do(t, s, func(tx storage.Tx) error {
-		if err := tx.Rosters().Put(long, storage.RosterItem{Contact: long}, 1); err != nil {
-			return err
-		}
-		return tx.Blocklists().Add(long, long)
-	})
-	view(t, s, func(tx storage.Tx) error {
-		roster, err := tx.Rosters().Get(long)
-		if err == nil && (len(roster.Items) != 1 || roster.Items[0].Contact != long) {
-			t.Errorf("roster: %+v", roster)
-		}
-		return err
-	})
 }

@@ -109,6 +109,29 @@ func wait(ticket *storage.Ticket) error {
 	return ticket.Wait(ctx)
 }
 
+// together submits operations while the committer is busy, so that a backend which groups them
+// has them in one group, and returns the error of each. The last one is the suite's own: it
+// writes and succeeds, so the group is committed whatever happens to the others.
+func together(t *testing.T, s storage.Store, fns ...func(storage.Tx) error) []error {
+	t.Helper()
+	busy := make(chan struct{})
+	s.Submit(func(storage.Tx) error { <-busy; return nil })
+	var tickets []*storage.Ticket
+	for _, fn := range fns {
+		tickets = append(tickets, s.Submit(fn))
+	}
+	last := s.Submit(func(tx storage.Tx) error { return tx.Secrets().Put("of the suite", nil) })
+	close(busy)
+	if err := wait(last); err != nil {
+		t.Errorf("an operation beside others: %v", err)
+	}
+	var errs []error
+	for _, ticket := range tickets {
+		errs = append(errs, wait(ticket))
+	}
+	return errs
+}
+
 func await(t *testing.T, what string, done <-chan struct{}) {
 	t.Helper()
 	select {
@@ -165,7 +188,7 @@ func texts(t *testing.T, s storage.Store, owner jid.JID) []string {
 func testFailedOperation(t *testing.T, s storage.Store) {
 	do(t, s, func(tx storage.Tx) error { return fill(tx, juliet) })
 	before := dump(t, s)
-	err := try(t, s, func(tx storage.Tx) error {
+	errs := together(t, s, func(tx storage.Tx) error {
 		if err := tx.Accounts().Delete(juliet); err != nil {
 			return err
 		}
@@ -181,26 +204,35 @@ func testFailedOperation(t *testing.T, s storage.Store) {
 		if err := tx.Blocklists().Remove(juliet); err != nil {
 			return err
 		}
-		if err := tx.Secrets().Put("key", []byte("changed")); err != nil {
-			return err
+		// Twice, and removed between: taking back in another order would not do.
+		for _, value := range []string{"first", "second"} {
+			if err := tx.Secrets().Put("key", []byte(value)); err != nil {
+				return err
+			}
+			if err := tx.Private().Put(juliet, "key", "", 0); err != nil {
+				return err
+			}
+			if err := tx.Private().Put(juliet, "key", value, 0); err != nil {
+				return err
+			}
 		}
 		return fmt.Errorf("after all that: %w", errOops)
 	})
-	wantErr(t, "failing operation", err, errOops)
+	wantErr(t, "failing operation", errs[0], errOops)
 	equal(t, "state after a failed operation", dump(t, s), before)
 }
 
 // testFailedBesideOthers submits operations of which every third fails after it has written.
 func testFailedBesideOthers(t *testing.T, s storage.Store) {
 	const n = 300
-	tickets := make([]*storage.Ticket, n)
+	var fns []func(storage.Tx) error
 	var want []string
 	for i := range n {
 		m := message(fmt.Sprint(i))
 		if i%3 != 1 {
 			want = append(want, m.Stanza)
 		}
-		tickets[i] = s.Submit(func(tx storage.Tx) error {
+		fns = append(fns, func(tx storage.Tx) error {
 			if _, err := tx.Offline().Append(juliet, m, 0); err != nil {
 				return err
 			}
@@ -210,8 +242,8 @@ func testFailedBesideOthers(t *testing.T, s storage.Store) {
 			return nil
 		})
 	}
-	for i, ticket := range tickets {
-		if err := wait(ticket); (i%3 == 1) != errors.Is(err, errOops) {
+	for i, err := range together(t, s, fns...) {
+		if (i%3 == 1) != errors.Is(err, errOops) {
 			t.Fatalf("operation %d: %v", i, err)
 		}
 	}
@@ -225,13 +257,13 @@ func testFailedBesideOthers(t *testing.T, s storage.Store) {
 
 func testPanic(t *testing.T, s storage.Store) {
 	before := dump(t, s)
-	err := try(t, s, func(tx storage.Tx) error {
+	errs := together(t, s, func(tx storage.Tx) error {
 		if err := fill(tx, juliet); err != nil {
 			return err
 		}
 		panic("the friar was late")
 	})
-	if err == nil {
+	if errs[0] == nil {
 		t.Fatal("a panic was no error")
 	}
 	equal(t, "state after a panic", dump(t, s), before)
