@@ -61,7 +61,8 @@ type Role struct {
 	Handle func(s *Stream, e element.Element) error
 	// Ended is called once when the stream is over and its connection closed.
 	Ended func(s *Stream, err error)
-	// Quiet is called when nothing has arrived for Timing.Quiet; it probes the peer.
+	// Quiet is called when nothing has arrived for Timing.Quiet; it probes the peer. Nil: the peer
+	// has nothing to say on this stream, and its silence means nothing.
 	Quiet func(s *Stream)
 	// Admit, if set, may hold up the reading of the next bytes (for the store, say).
 	Admit func(ctx context.Context) error
@@ -325,7 +326,10 @@ func (s *Stream) late() error {
 	switch {
 	case s.closed():
 		return s.cause()
-	case s.Ready() && !s.probed && s.role.Quiet != nil:
+	case s.Ready() && s.role.Quiet == nil:
+		s.deadline = time.Time{}
+		return nil
+	case s.Ready() && !s.probed:
 		s.probed = true
 		s.deadline = time.Now().Add(s.role.Timing.Answer)
 		s.role.Quiet(s)
