@@ -87,8 +87,7 @@ func (s *scope) leave(f *frame) {
 
 // same reports whether two namespaces are one, as all content namespaces are.
 func (s *scope) same(a, b span) bool {
-	x, y := a.of(s.names), b.of(s.names)
-	return string(x) == string(y) || isContent(string(x)) && isContent(string(y))
+	return bytes.Equal(a.of(s.names), b.of(s.names)) || isContent(a.of(s.names)) && isContent(b.of(s.names))
 }
 
 // lookup finds the binding of a prefix, -1 for none.
@@ -183,7 +182,7 @@ func (p *Parser) resolve(f *frame, surrounding span) *Error {
 		case len(prefix) == 0 && string(name) == "xmlns":
 			a.role = declaresNS
 			f.dflt = p.keepValue(a.attribute)
-			if n := string(f.dflt.of(p.names)); n == ns.XML || n == ns.XMLNS {
+			if n := f.dflt.of(p.names); string(n) == ns.XML || string(n) == ns.XMLNS {
 				return malformed("reserved namespace")
 			}
 		}
@@ -224,12 +223,12 @@ func (p *Parser) resolve(f *frame, surrounding span) *Error {
 // bind declares a prefix, by the constraints of Namespaces in XML 1.0 sections 3 and 5.
 func (p *Parser) bind(prefix []byte, namespace span) *Error {
 	isXML := string(prefix) == "xml"
-	switch name := string(namespace.of(p.names)); {
-	case isXML != (name == ns.XML), string(prefix) == "xmlns", name == ns.XMLNS:
+	switch name := namespace.of(p.names); {
+	case isXML != (string(name) == ns.XML), string(prefix) == "xmlns", string(name) == ns.XMLNS:
 		return malformed("reserved prefix or namespace")
 	case isXML:
 		return nil
-	case name == "":
+	case len(name) == 0:
 		return malformed("prefix without a namespace")
 	case len(p.bindings)-p.declared >= p.limits.Namespaces:
 		return exceeds("more than %d prefixes declared", p.limits.Namespaces)
