@@ -49,6 +49,10 @@ type Attempt struct {
 	// Offered is the list of mechanisms that this very stream announced.
 	Offered []string
 
+	// Unbindable is what Exchange.Unbindable said of the latest attempt on this stream that had
+	// something to say.
+	Unbindable string
+
 	// Authorize is asked, when the proof was good, whether authcid may act as authzid. It is
 	// not asked for an empty authzid, which is always fine. Nil: authzid must equal authcid.
 	Authorize func(authcid, authzid string) bool
@@ -120,6 +124,7 @@ type Exchange struct {
 	attempt    *Attempt
 	negotiator *frame.Negotiator
 	identity   string
+	unbindable string
 	prompted   bool // the peer was asked for the initial response that it left out
 	over       bool
 }
@@ -160,6 +165,11 @@ func (x *Exchange) Identity() string {
 	}
 	return x.identity
 }
+
+// Unbindable is the user whose client proved in this attempt, which failed, that it binds to a type
+// that the connection does not have; usually it is empty. It goes into the Attempts that follow on
+// the same stream.
+func (x *Exchange) Unbindable() string { return x.unbindable }
 
 // succeed ends a mechanism whose proof was good.
 func (x *Exchange) succeed(user, authzid string) error {

@@ -1,6 +1,7 @@
 package sasl
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/sha1"
@@ -29,6 +30,7 @@ type scramState struct {
 	nonce       string
 	user        string
 	credential  Credential
+	unbindable  bool // the binding is of a type that this connection does not have
 }
 
 func scram(x *Exchange) next { return scramSteps(x, false) }
@@ -55,10 +57,11 @@ func (x *Exchange) scramFirst(message string, plus bool) (*scramState, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := x.checkBinding(first, plus); err != nil {
+	user, err := prepareUser(first.user)
+	if err != nil {
 		return nil, err
 	}
-	user, err := prepareUser(first.user)
+	unbindable, err := x.checkBinding(first, plus, user)
 	if err != nil {
 		return nil, err
 	}
@@ -78,26 +81,38 @@ func (x *Exchange) scramFirst(message string, plus bool) (*scramState, error) {
 		nonce:      nonce,
 		user:       user,
 		credential: credential,
+		unbindable: unbindable,
 	}, nil
 }
 
 // checkBinding holds the client's channel binding flag against the mechanism and against what was
 // offered (RFC 5802 section 6).
-func (x *Exchange) checkBinding(first clientFirst, plus bool) error {
+//
+// Some clients bind to tls-unique whatever the server announces (XEP-0440), also under TLS 1.3,
+// which does not have it (RFC 8446 appendix C.5), and say afterwards that the server cannot bind:
+// the sign of a man in the middle who took the -PLUS mechanisms out of the list. Such an attempt
+// fails, but only after its proof was checked. A good one shows that this user's own client saw the
+// -PLUS mechanisms and can use none, and that makes the y of its next attempt on this stream true.
+// Nobody in between can make that proof.
+func (x *Exchange) checkBinding(first clientFirst, plus bool, user string) (unbindable bool, err error) {
 	isPlus := func(name string) bool { return strings.HasSuffix(name, plusSuffix) }
 	switch {
 	case plus != (first.flag == 'p'):
-		return fail(MalformedRequest, "the mechanism and the channel binding flag contradict each other")
-	case first.flag == 'y' && slices.ContainsFunc(x.attempt.Offered, isPlus):
-		// Somebody between us removed the -PLUS mechanisms from what the client saw.
-		return fail(NotAuthorized, "channel binding was offered, but did not reach the client")
+		return false, fail(MalformedRequest, "the mechanism and the channel binding flag contradict each other")
+	case first.flag == 'y' && slices.ContainsFunc(x.attempt.Offered, isPlus) && x.attempt.Unbindable != user:
+		return false, fail(NotAuthorized, "channel binding was offered, but did not reach the client")
 	case plus:
-		if _, ok := x.bindingData(first.binding); !ok {
-			return fail(NotAuthorized, "no channel binding of the type "+first.binding)
+		if _, ok := x.bindingData(first.binding); !ok && first.binding != tlsUnique {
+			return false, fail(NotAuthorized, "no channel binding of the type "+first.binding)
+		} else if !ok {
+			return true, nil
 		}
 	}
-	return nil
+	return false, nil
 }
+
+// tlsUnique is the binding type of RFC 5929 section 3.
+const tlsUnique = "tls-unique"
 
 func (x *Exchange) bindingData(typ string) ([]byte, bool) {
 	if x.attempt.Binding == nil {
@@ -113,12 +128,20 @@ func (x *Exchange) scramFinal(s *scramState, message string) ([]byte, error) {
 		return nil, err
 	}
 	bound := []byte(s.first.gs2)
-	if s.first.flag == 'p' {
+	if s.first.flag == 'p' && !s.unbindable {
 		data, ok := x.bindingData(s.first.binding)
 		if !ok {
 			return nil, fail(NotAuthorized, "the channel binding is gone")
 		}
 		bound = append(bound, data...)
+	}
+	if s.unbindable {
+		// What the client binds to is not known, but that it meant to bind is in what it proves.
+		claimed, err := base64.StdEncoding.DecodeString(final.binding)
+		if err != nil || !bytes.HasPrefix(claimed, bound) {
+			return nil, fail(NotAuthorized, "channel bindings do not match")
+		}
+		bound = claimed
 	}
 	// Base64 has one spelling here, so that the texts can be compared.
 	if final.binding != base64.StdEncoding.EncodeToString(bound) {
@@ -142,6 +165,9 @@ func (x *Exchange) scramFinal(s *scramState, message string) ([]byte, error) {
 		return nil, fail(NotAuthorized, "wrong user or password")
 	case s.credential.Disabled:
 		return nil, &Failure{Condition: AccountDisabled}
+	case s.unbindable:
+		x.unbindable = s.user
+		return nil, fail(NotAuthorized, "the client binds to tls-unique, which this connection does not have")
 	}
 	if err := x.succeed(s.user, s.first.authzid); err != nil {
 		return nil, err

@@ -352,6 +352,47 @@ func TestSCRAMChannelBinding(t *testing.T) {
 	wantCondition(t, "no binding at all", err, NotAuthorized)
 }
 
+// TestSCRAMUnbindable plays a client that binds to tls-unique under TLS 1.3 and falls back to y, and
+// those who would like to pass for it.
+func TestSCRAMUnbindable(t *testing.T) {
+	const base, plus, wish = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "p=tls-unique,,n=juliet,r=abc"
+	k := &keeper{t: t}
+	after := func(what string, x *Exchange, err error, unbindable string) error {
+		t.Helper()
+		wantCondition(t, what, err, NotAuthorized)
+		if x.Unbindable() != unbindable {
+			t.Errorf("%s: unbindable is %q, want %q", what, x.Unbindable(), unbindable)
+		}
+		a := k.attempt(base, plus)
+		a.Unbindable = x.Unbindable()
+		_, _, err = converse(t, base, a, "y,,n=juliet,r=abc", "r0m30", nil, nil)
+		return err
+	}
+
+	x, _, err := converse(t, plus, k.attempt(base, plus), wish, "r0m30", []byte("finished"), nil)
+	if err := after("the user's own client", x, err, "juliet"); err != nil {
+		t.Errorf("y after the user's own attempt to bind: %v", err)
+	}
+	x, _, err = converse(t, plus, k.attempt(base, plus), wish, "wrong", []byte("finished"), nil)
+	wantCondition(t, "y after an attempt without the password", after("no password", x, err, ""), NotAuthorized)
+
+	// The client sent y, because the list that it saw had no -PLUS; who stands between turned that
+	// into an attempt to bind. The proof is the user's, but it is over the y.
+	x = begin(t, plus, k.attempt(base, plus))
+	challenge, _, err := x.Step([]byte(wish))
+	if err != nil {
+		t.Fatal(err)
+	}
+	final := clientFinalMessage(t, base, "y,,n=juliet,r=abc", string(challenge), "r0m30", nil)
+	_, _, err = x.Step([]byte(final))
+	wantCondition(t, "y after a forged attempt to bind", after("forged", x, err, ""), NotAuthorized)
+
+	a := k.attempt(base, plus)
+	a.Unbindable = "romeo"
+	_, _, err = converse(t, base, a, "y,,n=juliet,r=abc", "r0m30", nil, nil)
+	wantCondition(t, "y after another user's attempt to bind", err, NotAuthorized)
+}
+
 func TestSCRAMFinalRefused(t *testing.T) {
 	const mechanism, first = "SCRAM-SHA-256", "n,,n=juliet,r=abc"
 	replace := func(old, new string) func(string) string {

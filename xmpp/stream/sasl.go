@@ -25,9 +25,10 @@ type Login struct {
 
 // login is what a stream remembers of SASL.
 type login struct {
-	offered  []string
-	exchange *sasl.Exchange
-	failed   int
+	offered    []string
+	exchange   *sasl.Exchange
+	unbindable string // see sasl.Exchange
+	failed     int
 }
 
 // SASL is the receiving side of RFC 6120 section 6. It exists only under TLS and only until somebody
@@ -60,6 +61,9 @@ func SASL(l Login) Feature {
 			if err == nil {
 				return out, nil
 			}
+			if x := s.login.exchange; x != nil && x.Unbindable() != "" {
+				s.login.unbindable = x.Unbindable()
+			}
 			s.login.exchange = nil
 			var f *sasl.Failure
 			if !errors.As(err, &f) {
@@ -83,7 +87,7 @@ func (l Login) step(s *Stream, e element.Element) (Outcome, error) {
 	switch e.Name() {
 	case "auth":
 		a := l.Attempt(s)
-		a.Offered = s.login.offered
+		a.Offered, a.Unbindable = s.login.offered, s.login.unbindable
 		x, err := sasl.Server(e.Attr("mechanism"), a)
 		if err != nil {
 			return Outcome{}, err
@@ -138,7 +142,7 @@ func decodeSASL(text string) ([]byte, error) {
 // channelBindings tells which types of channel binding work on this stream (XEP-0440).
 func channelBindings(s *Stream) element.Element {
 	w := element.Start("sasl-channel-binding", ns.ChannelBind)
-	for _, typ := range []string{"tls-exporter", "tls-server-end-point"} {
+	for _, typ := range []string{sasl.TLSExporter, sasl.TLSServerEndPoint} {
 		if _, ok := s.Binding(typ); ok {
 			w.Open("channel-binding", ns.ChannelBind).Attr("type", typ).Close()
 		}
