@@ -1,0 +1,150 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tombolo/storage"
+	"tombolo/storage/bolt"
+	"tombolo/xmpp/admin"
+)
+
+func (a *app) backupCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "backup FILE", Short: "Copy the database, of a running server too",
+		Long: `Copy the database into FILE while the server goes on. The copy is consistent; it is opened and checked
+from end to end before it gets its name. It holds the accounts' login keys: keep it as you keep the server.
+The configuration and the certificates are not in it.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target := args[0]
+			if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) && !force {
+				return fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
+			}
+			n, err := writeVerified(target, func(w io.Writer) error { return a.call(cmd, "server.backup", nil, w) })
+			if err != nil {
+				return fmt.Errorf("backup: %w", err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d bytes, checked\n", target, n)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists")
+	return cmd
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "restore FILE", Short: "Put a backup in the place of the database",
+		Long: `Put a backup in the place of the database. No server may be running. The backup is checked first; the
+database that was there is kept beside the new one under a name with the time.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, c, err := a.dial(cmd)
+			if err == nil {
+				return errors.Join(errors.New("restore: a server is running; stop it first"), c.Close())
+			}
+			if !errors.Is(err, admin.ErrNoServer) {
+				return err
+			}
+			kept, err := restore(args[0], file.Database())
+			if err != nil {
+				return fmt.Errorf("restore: %w", err)
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "%s is now the database %s\n", args[0], file.Database())
+			if kept != "" {
+				fmt.Fprintf(out, "the one before is %s; remove it when you do not need it any more\n", kept)
+			}
+			return nil
+		},
+	}
+}
+
+// restore replaces the database at path and returns where the old one is, "" if there was none.
+func restore(backup, path string) (kept string, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); err == nil {
+		// While it is open here no server can start with it. One that is damaged cannot be
+		// opened, which may be why it is replaced.
+		old, err := bolt.Open(path, bolt.Options{})
+		switch {
+		case err == nil:
+			defer old.Close()
+		case errors.Is(err, storage.ErrLocked):
+			return "", err
+		}
+		kept = path + ".before-restore-" + time.Now().UTC().Format("20060102T150405Z")
+	}
+	source, err := os.Open(backup)
+	if err != nil {
+		return "", err
+	}
+	defer source.Close()
+	fresh := path + ".restored"
+	if _, err := writeVerified(fresh, func(w io.Writer) error { _, err := io.Copy(w, source); return err }); err != nil {
+		return "", err
+	}
+	if kept != "" {
+		if err := os.Rename(path, kept); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return "", err
+	}
+	return kept, syncDir(filepath.Dir(path))
+}
+
+// writeVerified writes a copy of a store, syncs it, checks it, and only then gives it its name.
+func writeVerified(target string, fill func(io.Writer) error) (size int64, err error) {
+	f, err := os.CreateTemp(filepath.Dir(target), filepath.Base(target)+".*") // mode 0600
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		_ = f.Close() // a second time where all went well
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err := fill(f); err != nil {
+		return 0, err
+	}
+	if size, err = f.Seek(0, io.SeekEnd); err != nil {
+		return 0, err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return 0, err
+	}
+	if err := bolt.Verify(f.Name()); err != nil {
+		return 0, err
+	}
+	if err := os.Rename(f.Name(), target); err != nil {
+		return 0, err
+	}
+	return size, syncDir(filepath.Dir(target))
+}
+
+// syncDir makes a new name durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	return nil
+}

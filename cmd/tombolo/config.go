@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"tombolo/cmd/tombolo/internal/settings"
+)
+
+// configPlaces are where a configuration is looked for when nothing names one.
+var configPlaces = [...]string{"tombolo.toml", "/etc/tombolo/tombolo.toml"}
+
+// configPath finds the configuration file.
+func (a *app) configPath() (string, error) {
+	if a.configFile != "" {
+		return a.configFile, nil
+	}
+	if path := os.Getenv("TOMBOLO_CONFIG"); path != "" {
+		return path, nil
+	}
+	for _, path := range configPlaces {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("there is no configuration: neither --config nor $TOMBOLO_CONFIG names one, and %s and %s do not exist; "+
+		"tombolo config example prints one to start from", configPlaces[0], configPlaces[1])
+}
+
+// load reads the configuration, and writes its warnings to standard error.
+func (a *app) load(cmd *cobra.Command) (*settings.File, error) {
+	path, err := a.configPath()
+	if err != nil {
+		return nil, err
+	}
+	file, warnings, err := settings.Load(path)
+	for _, w := range warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), w)
+	}
+	return file, mistakes(err)
+}
+
+// mistakes puts the list of a file's mistakes below a line that says how many there are.
+func mistakes(err error) error {
+	var problems settings.Problems
+	switch {
+	case !errors.As(err, &problems):
+		return err
+	case len(problems) == 1:
+		return fmt.Errorf("a mistake in the configuration:\n%w", err)
+	}
+	return fmt.Errorf("%d mistakes in the configuration:\n%w", len(problems), err)
+}
+
+func (a *app) configCommand() *cobra.Command {
+	check := &cobra.Command{
+		Use: "check [FILE]", Short: "Check a configuration file and report every mistake",
+		Long: `Check a configuration file and report every mistake with its file, line and column. It reads the
+certificates too, but listens nowhere. Warnings do not make it fail.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				a.configFile = args[0]
+			}
+			file, err := a.load(cmd)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: no mistakes\n", file.Path)
+			return err
+		},
+	}
+	show := a.reading(&cobra.Command{
+		Use: "show", Short: "Print the values in effect and where each came from", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file, err := a.load(cmd)
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(cmd, file.Values())
+			}
+			return settings.Show(cmd.OutOrStdout(), file.Values())
+		},
+	})
+	example := &cobra.Command{
+		Use: "example", Short: "Print a commented configuration file", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return settings.Example(cmd.OutOrStdout(), nil) },
+	}
+	return group("config", "Check, show and explain the configuration", check, show, example)
+}

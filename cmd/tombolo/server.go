@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tombolo/cmd/tombolo/internal/settings"
+	"tombolo/xmpp"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Run the server",
+		Long: `Run the server until SIGTERM or SIGINT: then it stops accepting, tells its clients, finishes what is
+under way within limits.shutdown and exits with 0. SIGHUP is tombolo reload. The log goes to standard error.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file, err := a.load(cmd)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), file, newLog(file.Log, cmd.ErrOrStderr()), nil)
+		},
+	}
+}
+
+// serve runs a server until ctx ends. Once it listens it calls ready, if there is one, which may end
+// the server by returning false.
+func serve(ctx context.Context, file *settings.File, log *logger, ready func(context.Context, *xmpp.Server) bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := xmpp.New(file.Config, xmpp.Options{Log: log.Logger, Version: version(), Reread: func() (xmpp.Config, error) {
+		fresh, warnings, err := settings.Load(file.Path)
+		if err != nil {
+			return xmpp.Config{}, mistakes(err)
+		}
+		for _, w := range warnings {
+			log.Warn("configuration", "warning", w.String())
+		}
+		log.adjust(fresh.Log)
+		for _, key := range needRestart(file.Config, fresh.Config) {
+			log.Warn("this change takes effect with the next start", "table", key)
+		}
+		return fresh.Config, nil
+	}})
+	if err != nil {
+		return err
+	}
+	if err := s.Listen(); err != nil {
+		_ = s.Close() // what keeps it from listening is the news
+		return err
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go func() {
+		for {
+			select {
+			case <-hup:
+				if _, err := s.Call(ctx, "server.reload", nil); err != nil {
+					log.Error("reload failed; the old configuration stays", "err", err)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	if ready != nil {
+		go func() {
+			if !ready(ctx, s) {
+				cancel()
+			}
+		}()
+	}
+	return s.Run(ctx)
+}
+
+// needRestart names what differs between the configuration a server was started with and a fresh one
+// and is not taken over while it runs.
+func needRestart(old, fresh xmpp.Config) (keys []string) {
+	// Certificates are read anew under the same names; these and the level of the log are not.
+	for _, part := range []struct {
+		key        string
+		old, fresh any
+	}{
+		{"data_dir", old.DataDir, fresh.DataDir},
+		{"domain", old.Domain, fresh.Domain},
+		{"listen", old.Listen, fresh.Listen},
+		{"auth", old.Auth, fresh.Auth},
+		{"limits", old.Limits, fresh.Limits},
+		{"log.format", old.Log.Format, fresh.Log.Format},
+		{"federation.resolver", old.Federation.Resolver, fresh.Federation.Resolver},
+		{"federation.connect_time", old.Federation.ConnectTime, fresh.Federation.ConnectTime},
+		{"federation.idle", old.Federation.Idle, fresh.Federation.Idle},
+		{"federation.queue", old.Federation.Queue, fresh.Federation.Queue},
+	} {
+		if !reflect.DeepEqual(part.old, part.fresh) {
+			keys = append(keys, part.key)
+		}
+	}
+	return keys
+}
+
+// A logger is the server's log with a level that can change.
+type logger struct {
+	*slog.Logger
+	level slog.LevelVar
+}
+
+func newLog(c xmpp.Log, w io.Writer) *logger {
+	l := new(logger)
+	options := &slog.HandlerOptions{Level: &l.level}
+	if c.Format == "json" {
+		l.Logger = slog.New(slog.NewJSONHandler(w, options))
+	} else {
+		l.Logger = slog.New(slog.NewTextHandler(w, options))
+	}
+	l.adjust(c)
+	return l
+}
+
+func (l *logger) adjust(c xmpp.Log) {
+	var level slog.Level
+	if level.UnmarshalText([]byte(c.Level)) == nil { // Validate has refused other words
+		l.level.Set(level)
+	}
+}
+
+func (a *app) reloadCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "reload", Short: "Make the running server read its configuration and certificates again",
+		Long: `Make the running server read its configuration and certificates again. When there is a mistake it keeps
+the old ones and reports it. Certificates, the policy and partners of federation and the level of the log
+are taken over; of other changes the server's log says that they wait for the next start.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.callRunning(cmd, "server.reload", nil, nil); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "reloaded")
+			return err
+		},
+	}
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return a.reading(&cobra.Command{
+		Use: "status", Short: "Print what the running server is doing", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var status xmpp.Status
+			if err := a.callRunning(cmd, "server.status", nil, &status); err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return printJSON(cmd, status)
+			}
+			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintf(t, "version\t%s\n", status.Version)
+			fmt.Fprintf(t, "running for\t%s, since %s\n", ago(status.Started), status.Started.Local().Format(time.DateTime))
+			fmt.Fprintf(t, "domains\t%s\n", strings.Join(status.Domains, ", "))
+			for _, key := range slices.Sorted(maps.Keys(status.Listeners)) {
+				fmt.Fprintf(t, "listening for %s\t%s\n", key, strings.Join(status.Listeners[key], ", "))
+			}
+			fmt.Fprintf(t, "client connections\t%d\n", status.Connections)
+			fmt.Fprintf(t, "sessions\t%d\n", status.Sessions)
+			fmt.Fprintf(t, "server streams\t%d\n", status.Servers)
+			return t.Flush()
+		},
+	})
+}
