@@ -2,6 +2,7 @@ package roster
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"tombolo/storage"
@@ -25,10 +26,7 @@ func loadBlocks(tx storage.Tx, owner jid.JID) (*blocks, error) {
 		return nil, fmt.Errorf("load blocklist: %w", err)
 	}
 	b := &blocks{asked: make(map[hook.Session]struct{})}
-	b.jids.kept = make(map[jid.JID]struct{}, len(jids))
-	for _, j := range jids {
-		b.jids.kept[j] = struct{}{}
-	}
+	b.jids.kept = setOf(jids)
 	return b, nil
 }
 
@@ -82,11 +80,7 @@ func (r *Roster) blocklist(q *module.Query) {
 		if s := u.Session(q.From); s != nil {
 			b.asked[s] = struct{}{}
 		}
-		var jids []jid.JID
-		for j := range b.jids.kept {
-			jids = append(jids, j)
-		}
-		slices.SortFunc(jids, jid.Compare)
+		jids := slices.SortedFunc(maps.Keys(b.jids.kept), jid.Compare)
 		answer(u, q, nil, blockItems("blocklist", jids))
 	})
 }
@@ -111,11 +105,7 @@ func (r *Roster) block(q *module.Query) {
 			_, known := b.jids.latest(j)
 			return known
 		})
-		total := len(added)
-		for range b.jids.all() {
-			total++
-		}
-		if r.options.MaxItems > 0 && total > r.options.MaxItems {
+		if limit := r.options.MaxItems; limit > 0 && b.jids.size()+len(added) > limit {
 			answer(u, q, stanza.ResourceConstraint("the blocklist is full"))
 			return
 		}
@@ -132,8 +122,9 @@ func (r *Roster) unblock(q *module.Query) {
 	}
 	r.on(q, func(u hook.User) {
 		var removed []jid.JID
+		named := setOf(jids)
 		for j := range r.blocks.Get(u).jids.all() {
-			if len(jids) == 0 || slices.Contains(jids, j) {
+			if _, ok := named[j]; ok || len(jids) == 0 {
 				removed = append(removed, j)
 			}
 		}
@@ -188,10 +179,9 @@ func (r *Roster) reblock(u hook.User, q *module.Query, asked, changed []jid.JID,
 // they are blocked before: contacts, single resources of contacts that have an entry of their own,
 // and those who got directed presence.
 func (r *Roster) touched(u hook.User, entries []jid.JID) map[jid.JID]bool {
-	list := make(map[jid.JID]struct{}, len(entries))
+	list := setOf(entries)
 	was := make(map[jid.JID]bool)
-	for _, entry := range entries {
-		list[entry] = struct{}{}
+	for entry := range list {
 		if !entry.IsBare() {
 			was[entry] = r.blocked(u, entry)
 		}
@@ -238,7 +228,7 @@ func (r *Roster) reappear(u hook.User, entity jid.JID) {
 
 // parseBlockItems reads the JIDs of a request, each once.
 func parseBlockItems(request element.Element) ([]jid.JID, error) {
-	var jids []jid.JID
+	set := make(map[jid.JID]struct{})
 	for child := range request.Children() {
 		if !child.Is("item", ns.Blocking) {
 			continue
@@ -247,11 +237,17 @@ func parseBlockItems(request element.Element) ([]jid.JID, error) {
 		if err != nil {
 			return nil, stanza.JIDMalformed(err.Error())
 		}
-		if !slices.Contains(jids, j) {
-			jids = append(jids, j.Clone())
-		}
+		set[j.Clone()] = struct{}{}
 	}
-	return jids, nil
+	return slices.SortedFunc(maps.Keys(set), jid.Compare), nil
+}
+
+func setOf(jids []jid.JID) map[jid.JID]struct{} {
+	set := make(map[jid.JID]struct{}, len(jids))
+	for _, j := range jids {
+		set[j] = struct{}{}
+	}
+	return set
 }
 
 // blockItems is the payload of an answer or a push: blocklist, block or unblock.

@@ -8,7 +8,7 @@ import (
 
 // A mirror is a table of one user in memory, with the writes to it that are on their way to the
 // store. kept is what is announced to others; latest is what the next change is made from. A write
-// that fails leaves kept as it was, and takes what it had put ahead with it.
+// that fails leaves kept as it was, and takes what it had put ahead with it. It is made with kept.
 type mirror[V any] struct {
 	kept  map[jid.JID]V
 	ahead map[jid.JID]*ahead[V]
@@ -46,14 +46,20 @@ func (m *mirror[V]) all() iter.Seq2[jid.JID, V] {
 	}
 }
 
+// size is how many latest values there are.
+func (m *mirror[V]) size() int {
+	n := 0
+	for range m.all() {
+		n++
+	}
+	return n
+}
+
 // put notes that a write of value, or the deletion of the key, was submitted. The function that it
 // returns is called once, in the order of the writes, with the outcome.
 func (m *mirror[V]) put(key jid.JID, value V, exists bool) (settle func(error)) {
 	if m.ahead == nil {
 		m.ahead = make(map[jid.JID]*ahead[V])
-	}
-	if m.kept == nil {
-		m.kept = make(map[jid.JID]V)
 	}
 	a := m.ahead[key]
 	if a == nil {

@@ -26,19 +26,26 @@ func (r *Roster) outgoing(u hook.User, s hook.Session, st *stanza.Stanza) hook.V
 }
 
 // incoming takes subscription stanzas and probes for a local user. Presence itself, and errors, are
-// delivered by the rules of RFC 6121 section 8.5.
+// delivered by the rules of RFC 6121 section 8.5; but where a change that concerns the sender is on
+// its way to the store they wait for it, lest a contact's first presence come before the news of the
+// subscription (section 3.1.6).
 func (r *Roster) incoming(u hook.User, st *stanza.Stanza) hook.Verdict {
 	if st.Kind != stanza.Presence {
 		return hook.Pass
 	}
+	arrived := *st
 	switch st.Type {
 	case "subscribe", "subscribed", "unsubscribe", "unsubscribed":
-		return r.receive(u, *st)
+		return r.receive(u, arrived)
 	case "probe":
-		r.probe(u, *st)
+		r.ledger.after(u, nil, func(u hook.User, _ error) { r.probe(u, arrived) })
 		return hook.Handled
 	}
-	return hook.Pass
+	if r.contacts.Get(u).items.ahead[st.From.Bare()] == nil {
+		return hook.Pass
+	}
+	r.ledger.after(u, nil, func(u hook.User, _ error) { u.Deliver(arrived) })
+	return hook.Handled
 }
 
 // send carries out a subscription stanza that the user's client sends (RFC 6121 sections 3.1.2,
@@ -46,7 +53,7 @@ func (r *Roster) incoming(u hook.User, st *stanza.Stanza) hook.Verdict {
 // their own presence: it is shared among their resources anyway.
 func (r *Roster) send(u hook.User, sent stanza.Stanza) hook.Verdict {
 	contact := sent.To.Bare()
-	if contact.IsZero() || contact == u.JID() {
+	if contact == u.JID() {
 		return hook.Handled
 	}
 	c := r.contacts.Get(u)
@@ -77,7 +84,7 @@ func (r *Roster) send(u hook.User, sent stanza.Stanza) hook.Verdict {
 // 3.3.3 and 3.4.2).
 func (r *Roster) receive(u hook.User, st stanza.Stanza) hook.Verdict {
 	contact := st.From.Bare()
-	if contact.IsZero() || contact == u.JID() {
+	if contact == u.JID() {
 		return hook.Handled
 	}
 	st = st.WithFrom(contact).WithTo(u.JID())
