@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"tombolo/xmpp/ns"
@@ -59,20 +60,11 @@ func FromTokens(r xml.TokenReader) (Element, error) {
 	return ParseOne(raw.String(), ns.Client)
 }
 
-// withoutDeclarations drops the namespace declarations that a decoder reports as attributes, since
-// the encoder writes its own; one in place of a namespace it takes for that.
+// withoutDeclarations drops the namespace declarations that a decoder reports as attributes and the
+// encoder writes of its own accord.
 func withoutDeclarations(start xml.StartElement) xml.StartElement {
-	attrs := start.Attr
-	start.Attr = nil
-	for _, a := range attrs {
-		switch {
-		case a.Name.Space == "" && a.Name.Local == "xmlns":
-			if start.Name.Space == "" {
-				start.Name.Space = a.Value
-			}
-		case a.Name.Space != "xmlns":
-			start.Attr = append(start.Attr, a)
-		}
-	}
+	start.Attr = slices.DeleteFunc(slices.Clone(start.Attr), func(a xml.Attr) bool {
+		return a.Name.Space == "xmlns" || start.Name.Space != "" && a.Name == xml.Name{Local: "xmlns"}
+	})
 	return start
 }
