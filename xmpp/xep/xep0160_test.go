@@ -1,0 +1,382 @@
+package xep
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/stanza"
+)
+
+// note is a message with a number that tells it apart.
+func note(n int) string {
+	return fmt.Sprintf("<message type='chat' id='m%d' from='romeo@far.test/x' to='juliet@a.test'><body>%d</body></message>", n, n)
+}
+
+func TestProcessFlowSection2(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	h.route("<message from='romeo@far.test/orchard' to='juliet@a.test' id='1'><body>O blessed night!</body></message>")
+	h.write(func(storage.Tx) error { return nil })
+	h.pass(time.Hour)
+	h.route("<message from='romeo@far.test/orchard' to='juliet@a.test/gone' type='chat'><body>2</body></message>")
+	h.pass(time.Hour)
+
+	juliet := h.bind("juliet@a.test/balcony")
+	juliet.nothing() // not before its presence
+	juliet.presence("<presence><priority>-1</priority></presence>")
+	juliet.nothing() // nor to a resource of negative priority
+	juliet.presence("<presence><priority>0</priority></presence>")
+	for _, want := range []string{
+		"<message from='romeo@far.test/orchard' to='juliet@a.test' id='1'><body>O blessed night!</body>" +
+			"<delay xmlns='urn:xmpp:delay' from='a.test' stamp='2026-03-01T12:00:00.000Z'/></message>",
+		"<message from='romeo@far.test/orchard' to='juliet@a.test/gone' type='chat'><body>2</body>" +
+			"<delay xmlns='urn:xmpp:delay' from='a.test' stamp='2026-03-01T13:00:00.000Z'/></message>",
+	} {
+		if got := juliet.next().Element.String(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+	juliet.presence("<presence><show>away</show></presence>")
+	h.bind("juliet@a.test/chamber").presence("<presence/>")
+	h.route(note(3))
+	if got := juliet.next(); got.ID != "m3" || !got.Element.Child("delay", ns.Delay).IsZero() {
+		t.Errorf("got %s, want the live message", got.Element)
+	}
+}
+
+// TestWhatIsKept is section 3, one row each, with XEP-0334 section 4 and XEP-0085 section 5.5.
+func TestWhatIsKeptSection3(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	const (
+		body      = "<body>hi</body>"
+		composing = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
+		hint      = "<%s xmlns='urn:xmpp:hints'/>"
+	)
+	for _, test := range []struct {
+		typ, inside string
+		kept        bool
+		reply       string // to the sender of one that is not: RFC 6121 section 8.5.2.2
+	}{
+		{"", body, true, ""},
+		{"normal", body, true, ""},
+		{"unknown", body, true, ""},
+		{"chat", body, true, ""},
+		{"chat", "<received xmlns='urn:xmpp:receipts' id='1'/>", true, ""},
+		{"chat", body + composing, true, ""},
+		{"chat", composing, false, "cancel service-unavailable"},
+		{"chat", composing + "<thread>1</thread>", false, "cancel service-unavailable"},
+		{"chat", composing + fmt.Sprintf(hint, "no-copy"), false, "cancel service-unavailable"},
+		{"chat", composing + fmt.Sprintf(hint, "store"), true, ""},
+		{"chat", body + fmt.Sprintf(hint, "no-store"), false, "cancel service-unavailable"},
+		{"chat", body + fmt.Sprintf(hint, "no-store") + fmt.Sprintf(hint, "store"), false, "cancel service-unavailable"},
+		{"chat", body + fmt.Sprintf(hint, "no-permanent-store"), true, ""},
+		{"groupchat", body, false, "cancel service-unavailable"},
+		{"groupchat", body + fmt.Sprintf(hint, "store"), false, "cancel service-unavailable"},
+		{"headline", body, false, ""},
+		{"error", body, false, ""},
+		{"error", body + fmt.Sprintf(hint, "store"), false, ""},
+	} {
+		t.Run(test.typ+test.inside, func(t *testing.T) {
+			typ := ""
+			if test.typ != "" {
+				typ = " type='" + test.typ + "'"
+			}
+			xml := "<message from='romeo@far.test/x' to='juliet@a.test'" + typ + ">" + test.inside + "</message>"
+			if test.reply != "" {
+				wantError(t, h.ask(xml), test.reply)
+			} else {
+				h.route(xml)
+			}
+			kept := h.stored("juliet@a.test")
+			if (len(kept) == 1) != test.kept || test.kept && kept[0] != xml {
+				t.Errorf("kept %q, want %v", kept, test.kept)
+			}
+			h.write(func(tx storage.Tx) error { return tx.Offline().Delete(jid.MustParse("juliet@a.test"), 1<<62) })
+		})
+	}
+	select {
+	case st := <-h.remote.got:
+		t.Errorf("unexpected: %s", st.Element)
+	default:
+	}
+}
+
+func TestTheSenderIsToldWhatCannotBeKeptSection2(t *testing.T) {
+	h := newHouse(t, houseOptions{Options: Options{OfflineMessages: 2}})
+	h.accounts("juliet@a.test")
+	h.route(note(1))
+	h.route(note(2))
+	full := h.ask(note(3))
+	wantError(t, full, "cancel service-unavailable")
+	if full.ID != "m3" || full.From.String() != "juliet@a.test" || full.To.String() != "romeo@far.test/x" {
+		t.Errorf("got %s", full.Element)
+	}
+	h.write(func(tx storage.Tx) error { return tx.Offline().Delete(jid.MustParse("juliet@a.test"), 1<<62) })
+	h.faults.FailNext(storage.ErrNoSpace)
+	wantError(t, h.ask(note(4)), "wait resource-constraint")
+	h.faults.FailNext(errors.New("disk on fire"))
+	wantError(t, h.ask(note(5)), "cancel internal-server-error")
+}
+
+// TestHandOverWaitsForTheDisk: messages that are still being written come first, then those that came
+// during the hand-over, and neither presence nor requests wait for them.
+func TestHandOverWaitsForTheDisk(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	h.route(note(2))
+	juliet := h.bind("juliet@a.test/balcony")
+	juliet.presence("<presence/>")
+	h.route(note(3))
+	h.route(strings.Replace(note(4), "to='juliet@a.test'", "to='juliet@a.test/balcony'", 1))
+	h.route("<presence from='romeo@far.test/x' to='juliet@a.test' id='p'/>")
+	if got := juliet.next(); got.ID != "p" {
+		t.Errorf("got %s, want the presence", got.Element)
+	}
+	juliet.nothing()
+	release()
+	for n := 1; n <= 4; n++ {
+		got := juliet.next()
+		if got.ID != fmt.Sprintf("m%d", n) || got.Element.Child("delay", ns.Delay).IsZero() != (n > 2) {
+			t.Errorf("message %d is %s", n, got.Element)
+		}
+	}
+	h.route(note(5))
+	if got := juliet.next(); got.ID != "m5" {
+		t.Errorf("got %s after the hand-over", got.Element)
+	}
+}
+
+// TestHandOverToSomebodyWhoLeaves: what was held is kept again, behind what was kept before.
+func TestHandOverToSomebodyWhoLeaves(t *testing.T) {
+	for name, leave := range map[string]func(*client){
+		"the stream ends": (*client).end,
+		"unavailable":     func(c *client) { c.presence("<presence type='unavailable'/>") },
+		"negative":        func(c *client) { c.presence("<presence><priority>-1</priority></presence>") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, houseOptions{})
+			h.accounts("juliet@a.test")
+			_, release := h.stall()
+			h.route(note(1))
+			juliet := h.bind("juliet@a.test/balcony")
+			juliet.presence("<presence/>")
+			h.route(note(2))
+			leave(juliet)
+			h.route(note(3))
+			release()
+			want := []string{note(1), note(2), note(3)}
+			eventually(t, "all are kept", func() bool { return len(h.stored("juliet@a.test")) == len(want) })
+			if got := h.stored("juliet@a.test"); strings.Join(got, "\n") != strings.Join(want, "\n") {
+				t.Errorf("kept in another order: %q", got)
+			}
+			if len(juliet.got) > 0 {
+				t.Errorf("got %s", (<-juliet.got).Element)
+			}
+			again := h.bind("juliet@a.test/chamber")
+			again.presence("<presence/>")
+			for n := 1; n <= 3; n++ {
+				if got := again.next(); got.ID != fmt.Sprintf("m%d", n) {
+					t.Errorf("message %d is %s", n, got.Element)
+				}
+			}
+		})
+	}
+}
+
+// TestHandOverGoesOnWithAnotherSession: the messages kept still come before those that were held.
+func TestHandOverGoesOnWithAnotherSession(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	first, second := h.bind("juliet@a.test/1"), h.bind("juliet@a.test/2")
+	first.presence("<presence/>")
+	second.presence("<presence/>")
+	h.route(note(2))
+	first.end()
+	release()
+	for n := 1; n <= 2; n++ {
+		if got := second.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("message %d is %s", n, got.Element)
+		}
+	}
+	if len(first.got) > 0 {
+		t.Errorf("the first got %s", (<-first.got).Element)
+	}
+}
+
+func TestHandOverIsPaged(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	const count = 3*pageMessages + 1
+	large := strings.Repeat("x", pageBytes/2+1)
+	for n := range count {
+		h.route(note(n))
+	}
+	for n := count; n < count+3; n++ {
+		h.route(strings.Replace(note(n), "<body>", "<body>"+large, 1))
+	}
+	juliet := h.bind("juliet@a.test/balcony")
+	juliet.presence("<presence/>")
+	for n := range count + 3 {
+		if got := juliet.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Fatalf("message %d is %s", n, got.ID)
+		}
+	}
+	eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+	juliet.nothing()
+}
+
+// TestWhatIsHeldIsBounded: whoever writes too much during a hand-over is told.
+func TestWhatIsHeldIsBounded(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	h.stall()
+	h.route(note(0))
+	h.bind("juliet@a.test/balcony").presence("<presence/>")
+	h.route(strings.Replace(note(1), "<body>", "<body>"+strings.Repeat("x", heldBytes-500), 1))
+	wantError(t, h.ask(strings.Replace(note(2), "<body>", "<body>"+strings.Repeat("x", 500), 1)), "wait resource-constraint")
+}
+
+// TestRemovalThatFails: when the store has no room even to remove what was handed over, that is not
+// handed over a second time, and goes with what comes next.
+func TestRemovalThatFails(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	h.route(note(1))
+	h.write(func(storage.Tx) error { return nil })
+	juliet := h.bind("juliet@a.test/balcony")
+	h.faults.FailNext(storage.ErrNoSpace)
+	juliet.presence("<presence/>")
+	h.route(note(2)) // held, so that it ends the hand-over
+	for n := 1; n <= 2; n++ {
+		if got := juliet.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Fatalf("message %d is %s", n, got.Element)
+		}
+	}
+	juliet.presence("<presence type='unavailable'/>")
+	h.route(note(3))
+	juliet.presence("<presence/>")
+	if got := juliet.next(); got.ID != "m3" {
+		t.Errorf("got %s", got.Element)
+	}
+	eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+}
+
+// TestLoginAgainstArrivingMessages: while clients come and go in every way, each message is delivered
+// exactly once, those for the bare JID from one sender in their order. Those for a full JID may come
+// earlier: a client that is connected without being available gets them at once (RFC 6121 section
+// 8.5.3.1).
+func TestLoginAgainstArrivingMessages(t *testing.T) {
+	const (
+		senders  = 4
+		messages = 2000
+	)
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+
+	var mu sync.Mutex
+	got := make(map[string][]int) // by sender
+	record := func(st stanza.Stanza) {
+		if st.Kind != stanza.Message {
+			return
+		}
+		n, err := strconv.Atoi(st.ID)
+		if err != nil {
+			t.Errorf("got %s", st.Element)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		got[st.From.Local()] = append(got[st.From.Local()], n)
+	}
+
+	stop := make(chan struct{})
+	var comings, sending sync.WaitGroup
+	comings.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			// One is there at a time, else a message for the bare JID would rightly come twice.
+			c := h.bindWith(fmt.Sprintf("juliet@a.test/%d", i%2), record)
+			c.presence("<presence/>")
+			switch i % 4 {
+			case 0:
+				c.presence("<presence type='unavailable'/>")
+				c.presence("<presence><priority>1</priority></presence>")
+			case 1:
+				c.presence("<presence><priority>-1</priority></presence>")
+			case 2:
+				eventually(t, "a message has come", func() bool {
+					mu.Lock()
+					defer mu.Unlock()
+					return len(got) > 0
+				})
+			}
+			c.end()
+		}
+	})
+	address := func(sender, n int) string {
+		if sender == 0 {
+			return fmt.Sprintf("juliet@a.test/%d", n%3)
+		}
+		return "juliet@a.test"
+	}
+	for s := range senders {
+		sending.Go(func() {
+			for n := range messages {
+				h.route(fmt.Sprintf("<message type='chat' id='%d' from='%d@far.test/x' to='%s'><body>%d</body></message>",
+					n, s, address(s, n), n))
+			}
+		})
+	}
+	sending.Wait()
+	close(stop)
+	comings.Wait()
+	h.bindWith("juliet@a.test/last", record).presence("<presence/>")
+	eventually(t, "everything has come", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		total := 0
+		for _, list := range got {
+			total += len(list)
+		}
+		return total >= senders*messages
+	})
+	eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+	mu.Lock()
+	defer mu.Unlock()
+	for s := range senders {
+		list := got[strconv.Itoa(s)]
+		if s == 0 {
+			slices.Sort(list)
+		}
+		if len(list) != messages {
+			t.Errorf("sender %d: %d of %d messages came", s, len(list), messages)
+		}
+		for want, n := range list {
+			if n != want {
+				t.Errorf("sender %d: %d came in place of %d", s, n, want)
+				break
+			}
+		}
+	}
+	if len(h.remote.got) > 0 {
+		t.Errorf("a sender was told: %s", (<-h.remote.got).Element)
+	}
+}
