@@ -122,7 +122,7 @@ func (l Login) step(s *Stream, e element.Element) (Outcome, error) {
 	if err := l.Accepted(s, s.login.exchange.Identity()); err != nil {
 		return Outcome{}, err
 	}
-	s.Log.Info("authenticated", "as", s.Peer, "mechanism", s.login.exchange.Mechanism())
+	s.Log.Info("authenticated", "mechanism", s.login.exchange.Mechanism())
 	s.Send(element.Leaf("success", ns.SASL, base64.StdEncoding.EncodeToString(challenge)))
 	return Outcome{Gains: Authenticated, Restart: true}, nil
 }

@@ -1,0 +1,66 @@
+package xmpp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"time"
+
+	"tombolo/storage"
+	"tombolo/xmpp/c2s"
+	"tombolo/xmpp/module"
+)
+
+// Status is what the verb server.status tells.
+type Status struct {
+	Version     string              `json:"version"`
+	Started     time.Time           `json:"started"`
+	Domains     []string            `json:"domains"`
+	Listeners   map[string][]string `json:"listeners"`
+	Connections int                 `json:"connections"` // of clients, logged in or not
+	Sessions    int                 `json:"sessions"`
+	Servers     int                 `json:"servers"` // streams to and from other servers
+}
+
+// collectVerbs gathers what operators can ask for, by name.
+func (s *Server) collectVerbs(host *module.Host) {
+	s.verbs = map[string]module.Verb{
+		"server.status": func(context.Context, []byte) (any, error) { return s.status(), nil },
+		"server.reload": func(context.Context, []byte) (any, error) { return nil, s.reread() },
+		"server.backup": func(context.Context, []byte) (any, error) { return backup{s.store}, nil },
+	}
+	maps.Copy(s.verbs, c2s.Verbs(host))
+	maps.Copy(s.verbs, s.federation.Verbs())
+	for _, f := range s.features {
+		maps.Copy(s.verbs, f.Verbs)
+	}
+}
+
+func (s *Server) status() Status {
+	status := Status{
+		Version: s.options.Version, Started: s.started, Domains: s.local, Listeners: s.Addresses(),
+		Connections: s.clients.Connections(), Servers: len(s.federation.List()),
+	}
+	for range s.users.Sessions() {
+		status.Sessions++
+	}
+	return status
+}
+
+// reread takes the configuration over again, on request of an operator.
+func (s *Server) reread() error {
+	if s.options.Reread == nil {
+		return errors.New("this server was not started from a configuration file")
+	}
+	cfg, err := s.options.Reread()
+	if err != nil {
+		return err
+	}
+	return s.Reload(cfg)
+}
+
+// backup streams a copy of the store.
+type backup struct{ store storage.Store }
+
+func (b backup) WriteTo(w io.Writer) (int64, error) { return b.store.Backup(w) }

@@ -1,0 +1,425 @@
+// Package xmpp assembles the server: it makes each part, gives it what it needs, and starts and stops
+// them in order. The command line calls it, and so does every test that wants a whole server; there
+// may be several in one process. It holds no logic of its own.
+//
+// Start with New, then Server.Run.
+package xmpp
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"tombolo/federation"
+	"tombolo/roster"
+	"tombolo/storage"
+	"tombolo/storage/bolt"
+	"tombolo/xmpp/admin"
+	"tombolo/xmpp/auth"
+	"tombolo/xmpp/c2s"
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/hook"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/module"
+	"tombolo/xmpp/router"
+	"tombolo/xmpp/session"
+	"tombolo/xmpp/stream"
+	"tombolo/xmpp/transport"
+	"tombolo/xmpp/xep"
+)
+
+// Options are what the surroundings give to a server; all may be left zero.
+type Options struct {
+	Log     *slog.Logger
+	Version string
+	Now     func() time.Time
+	// Store replaces the database in the data directory; the server closes it.
+	Store storage.Store
+	// LocalAddr is the address from which other servers are dialled.
+	LocalAddr net.Addr
+	// Reread returns the configuration anew, for the verb server.reload.
+	Reread func() (Config, error)
+}
+
+// A Server is a whole server. Between New and Run it answers Call, and serves nobody.
+type Server struct {
+	config  Config
+	options Options
+	log     *slog.Logger
+	started time.Time
+	local   []string // domains
+
+	store        storage.Store
+	users        *session.Registry
+	certificates *transport.Certificates
+	flusher      *stream.Flusher
+	router       *router.Router
+	federation   *federation.Federation
+	clients      *c2s.Server
+	features     []module.Feature
+	verbs        map[string]module.Verb
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	listeners  []listener
+	connected  sync.WaitGroup
+}
+
+// A listener is one bound address and what serves its connections.
+type listener struct {
+	net.Listener
+	key   string // of the configuration
+	serve func(context.Context, transport.Socket)
+}
+
+// New makes a server from a configuration that Validate has accepted. It opens the store, so it
+// fails while another process has it.
+func New(cfg Config, o Options) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Server{config: cfg, options: o, log: o.Log, started: o.Now(), store: o.Store, flusher: stream.NewFlusher()}
+	if err := s.assemble(); err != nil {
+		if s.store != nil {
+			err = errors.Join(err, s.store.Close())
+		}
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.inBackground(func() { s.flusher.Run(ctx) })
+	return s, nil
+}
+
+func (s *Server) assemble() error {
+	if err := s.openStore(); err != nil {
+		return err
+	}
+	var pairs []transport.KeyPair
+	for _, d := range s.config.Domain {
+		s.local = append(s.local, d.Name)
+		pairs = append(pairs, transport.KeyPair{Domain: d.Name, Certificate: d.Certificate, Key: d.Key})
+	}
+	var err error
+	s.certificates, err = transport.LoadCertificates(pairs, s.options.Now, func(domain string, err error) {
+		if err != nil {
+			s.log.Error("changed certificate cannot be used; the old one stays", "domain", domain, "err", err)
+		} else {
+			s.log.Info("certificate changed", "domain", domain)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	accounts, err := auth.NewAccounts(s.store, auth.Options{Iterations: s.config.Auth.Iterations, Now: s.options.Now})
+	if err != nil {
+		return err
+	}
+	s.users = session.New(s.store, s.options.Now)
+	s.router = &router.Router{Users: s.users, IsLocal: s.isLocal, Log: s.log}
+	host := &module.Host{
+		Store: s.store, Users: s.users, Accounts: accounts, Log: s.log, Now: s.options.Now, Started: s.started,
+		IsLocal: s.isLocal, Domains: s.domains, Route: s.router.Route,
+		Features: func() []module.Feature { return s.features },
+	}
+	limits := s.config.Limits
+	registration := xep.NewRegistration(host, xep.RegistrationOptions{
+		Open: s.config.Auth.Registration, PerMinute: int(limits.RegistrationsPerMinute), Exempt: limits.Exempt,
+	})
+	if err := s.build(host, registration); err != nil {
+		return err
+	}
+
+	roots, err := roots(s.config.Federation.CAFile)
+	if err != nil {
+		return err
+	}
+	s.federation, err = federation.New(s.federationConfig(roots))
+	if err != nil {
+		return err
+	}
+	s.router.Remote = s.federation
+	s.clients = c2s.New(c2s.Config{
+		IsLocal: s.isLocal, Accounts: accounts, Users: s.users, Hooks: s.router.Hooks,
+		Certificates: s.certificates, Plain: s.config.Auth.Plain, LoginTries: limits.LoginAttempts,
+		Early: registration.Early(), Announced: s.announced(), Admit: s.store.Admit,
+		Limits: stream.Limits{
+			Before: s.xmlLimits(limits.StanzaBeforeAuth), After: s.xmlLimits(limits.Stanza), Queue: int(limits.Queue),
+		},
+		Timing: s.timing(), Flusher: s.flusher, Log: s.log.With("stream", "client"),
+	})
+	s.collectVerbs(host)
+	return nil
+}
+
+func (s *Server) openStore() error {
+	if s.store != nil {
+		return nil
+	}
+	if err := os.MkdirAll(s.config.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	store, err := bolt.Open(s.config.Database(), bolt.Options{})
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	s.store = store
+	return nil
+}
+
+// build constructs the features. Their order is that of their hooks: who is blocked is not asked
+// about anything else, and offline messages, last in xep.Table, hold what all others let pass.
+func (s *Server) build(host *module.Host, registration *xep.Registration) error {
+	limits := s.config.Limits
+	contacts := roster.New(host, roster.Options{MaxItems: int(limits.RosterItems)})
+	s.features = []module.Feature{contacts.Blocking(), contacts.Contacts()}
+	for _, construct := range xep.Table(xep.Options{
+		Version: s.options.Version, OfflineMessages: int(limits.OfflineMessages),
+		PrivateBytes: int(limits.PrivateData), Registration: registration, MaySeePresence: contacts.Subscribed,
+	}) {
+		f, err := construct(host)
+		if err != nil {
+			return err
+		}
+		s.features = append(s.features, f)
+	}
+	hooks := []hook.Hooks{router.OwnHooks()}
+	for _, f := range s.features {
+		s.router.Handle(f.IQ)
+		hooks = append(hooks, f.Hooks)
+	}
+	s.router.Hooks = hook.Join(hooks...)
+	s.users.Start(s.router.Hooks, s.router)
+	return nil
+}
+
+func (s *Server) announced() []element.Element {
+	var all []element.Element
+	for _, f := range s.features {
+		all = append(all, f.Stream...)
+	}
+	return all
+}
+
+// Listen binds all addresses of the configuration, or none. Run calls it where it was not called.
+func (s *Server) Listen() (err error) {
+	if s.listeners != nil {
+		return nil
+	}
+	client := func(direct bool) func(context.Context, transport.Socket) {
+		return func(ctx context.Context, c transport.Socket) { s.clients.Serve(ctx, c, direct) }
+	}
+	server := func(direct bool) func(context.Context, transport.Socket) {
+		return func(ctx context.Context, c transport.Socket) { s.federation.Serve(ctx, c, direct) }
+	}
+	for _, l := range []struct {
+		key       string
+		addresses []string
+		serve     func(context.Context, transport.Socket)
+	}{
+		{"client", s.config.Listen.Client, client(false)},
+		{"client_tls", s.config.Listen.ClientTLS, client(true)},
+		{"server", s.config.Listen.Server, server(false)},
+		{"server_tls", s.config.Listen.ServerTLS, server(true)},
+	} {
+		for _, address := range l.addresses {
+			ln, err := net.Listen("tcp", address)
+			if err != nil {
+				s.closeListeners()
+				return fmt.Errorf("listen.%s: %w", l.key, err)
+			}
+			s.listeners = append(s.listeners, listener{ln, l.key, l.serve})
+		}
+	}
+	return nil
+}
+
+// Run serves until the context ends or the store fails; then it stops accepting, tells the clients,
+// waits for what is under way at most as long as limits.shutdown, and closes the store.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Listen(); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	work, end := context.WithCancel(context.Background())
+	defer end()
+	failed := make(chan error, len(s.listeners)+len(s.features)+2)
+	for _, l := range s.listeners {
+		s.log.Info("listening", "for", l.key, "address", l.Addr().String())
+		s.inBackground(func() {
+			failed <- transport.Serve(ctx, l, func(c transport.Socket) {
+				s.connected.Add(1)
+				defer s.connected.Done()
+				l.serve(work, c)
+			})
+		})
+	}
+	for _, f := range s.features {
+		if f.Run != nil {
+			s.inBackground(func() { failed <- f.Run(ctx) })
+		}
+	}
+	s.inBackground(func() { failed <- s.federation.Run(work) })
+	socket, err := admin.Listen(s.config.AdminSocket())
+	if err == nil {
+		s.inBackground(func() { failed <- admin.Serve(ctx, socket, s.verbs, s.log) })
+		err = s.wait(ctx, failed)
+	}
+
+	s.closeListeners()
+	deadline, cancel := context.WithTimeout(context.Background(), time.Duration(s.config.Limits.Shutdown))
+	defer cancel()
+	s.clients.Shutdown(deadline)
+	err = errors.Join(err, s.federation.Shutdown(deadline))
+	end()
+	s.connected.Wait()
+	return errors.Join(err, s.Close())
+}
+
+// wait returns when the server is to end, and why.
+func (s *Server) wait(ctx context.Context, failed <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.store.Failed():
+			return fmt.Errorf("database: %w", s.store.Err())
+		case err := <-failed:
+			if err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+	}
+}
+
+// Close ends a server on which Run was not called.
+func (s *Server) Close() error {
+	s.stop()
+	s.background.Wait()
+	return s.store.Close()
+}
+
+// Reload takes over what can change while the server runs: certificates, policy and partners of
+// federation. On an error the old ones stay.
+func (s *Server) Reload(cfg Config) error {
+	roots, err := roots(cfg.Federation.CAFile)
+	if err != nil {
+		return err
+	}
+	if err := s.certificates.Reload(); err != nil {
+		return err
+	}
+	return s.federation.Reload(policy(cfg.Federation), roots)
+}
+
+// Call carries out an operator's request; see Verbs in the parts that register them.
+func (s *Server) Call(ctx context.Context, verb string, args []byte) (any, error) {
+	do, ok := s.verbs[verb]
+	if !ok {
+		return nil, fmt.Errorf("there is no verb %q", verb)
+	}
+	return do(ctx, args)
+}
+
+// Features are the parts that describe themselves, for the documentation.
+func (s *Server) Features() []module.Feature { return s.features }
+
+// Addresses are the bound addresses by key of the configuration, after Listen.
+func (s *Server) Addresses() map[string][]string {
+	m := make(map[string][]string)
+	for _, l := range s.listeners {
+		m[l.key] = append(m[l.key], l.Addr().String())
+	}
+	return m
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range s.listeners {
+		l.Close()
+	}
+}
+
+func (s *Server) inBackground(f func()) { s.background.Go(f) }
+
+func (s *Server) isLocal(domain string) bool { return slices.Contains(s.local, domain) }
+
+func (s *Server) names() []string { return s.local }
+
+func (s *Server) domains() []module.Domain {
+	var list []module.Domain
+	for _, d := range s.config.Domain {
+		m := module.Domain{Name: d.Name, Contacts: d.Contacts}
+		for _, a := range d.Admins {
+			if j, err := jid.Parse(a); err == nil { // Validate has refused the others
+				m.Admins = append(m.Admins, j)
+			}
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+func (s *Server) xmlLimits(bytes Size) element.Limits {
+	return element.Limits{Bytes: int(bytes), Depth: s.config.Limits.Depth,
+		Attrs: s.config.Limits.Attributes, Namespaces: s.config.Limits.Attributes}
+}
+
+func (s *Server) timing() stream.Timing {
+	l := s.config.Limits
+	return stream.Timing{Login: time.Duration(l.LoginTime), Quiet: time.Duration(l.Idle),
+		Answer: time.Duration(l.IdleAnswer), Finish: time.Duration(l.Shutdown)}
+}
+
+func (s *Server) federationConfig(roots *x509.CertPool) federation.Config {
+	limits, fed := s.config.Limits, s.config.Federation
+	return federation.Config{
+		Domains: s.names, Policy: policy(fed), Roots: roots, Certificates: s.certificates,
+		Resolver: fed.Resolver, LocalAddr: s.options.LocalAddr,
+		Route: s.router.Route, Store: s.store, Admit: s.store.Admit,
+		Limits: stream.Limits{
+			Before: s.xmlLimits(limits.StanzaBeforeAuth), After: s.xmlLimits(limits.ServerStanza), Queue: int(limits.Queue),
+		},
+		Timing: s.timing(), ConnectTime: time.Duration(fed.ConnectTime), Idle: time.Duration(fed.Idle), Queue: int(fed.Queue),
+		Flusher: s.flusher, Log: s.log.With("stream", "server"), Now: s.options.Now,
+	}
+}
+
+// policy is the configuration in the words of federation.
+func policy(c Federation) federation.Policy {
+	p := federation.Policy{Open: c.Policy == "open", Deny: c.Deny}
+	for _, partner := range c.Partner {
+		p.Partners = append(p.Partners, federation.Partner{
+			Domain: partner.Domain, Address: partner.Address, DirectTLS: partner.DirectTLS,
+			Certificate: partner.Authentication == "certificate", Pins: partner.Pins, Clear: partner.Clear,
+		})
+	}
+	return p
+}
+
+// roots are the system's trust anchors and those of a file.
+func roots(file string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // no system store: the file's anchors only
+	}
+	if file == "" {
+		return pool, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("federation.ca_file: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("federation.ca_file: no certificate in %s", file)
+	}
+	return pool, nil
+}
