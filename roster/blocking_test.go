@@ -164,6 +164,20 @@ func TestBlockingPresence(t *testing.T) {
 	s.routed("presence unavailable juliet@a.test/c > from@c.test/phone")
 	c.ends()
 	s.routed("presence unavailable juliet@a.test/c > both@b.test", "presence unavailable juliet@a.test/c > from@c.test")
+
+	// A request that waited when its sender was blocked is not shown until the block is gone.
+	s.arrives("<presence type='subscribe' from='stranger@d.test' to='juliet@a.test'/>")
+	c = s.login("juliet@a.test/c")
+	c.sends(blockCommand("block", "stranger@d.test"))
+	c.gets("iq result block")
+	c.sends("<presence/>")
+	c.gets("presence available juliet@a.test/c > juliet@a.test")
+	c.sends(blockCommand("unblock"))
+	c.gets("iq result unblock")
+	c.ends()
+	c = s.login("juliet@a.test/c")
+	c.sends("<presence/>")
+	c.gets("presence available juliet@a.test/c > juliet@a.test", "presence subscribe stranger@d.test > juliet@a.test")
 }
 
 // A user cannot block themselves or their server (XEP-0191 section 5), though they may block others

@@ -24,7 +24,7 @@ type contacts struct {
 	// version is that of the newest change, kept the one that the store holds.
 	version, kept uint64
 
-	last     stanza.Stanza // the last unavailable presence, zero if there was none
+	last     string // the last unavailable presence, empty if there was none
 	lastTime time.Time
 }
 
@@ -38,27 +38,11 @@ func loadContacts(tx storage.Tx, owner jid.JID) (*contacts, error) {
 	for _, item := range kept.Items {
 		c.items.kept[item.Contact] = item
 	}
-	last, at, err := tx.LastPresence().Get(owner)
-	if errors.Is(err, storage.ErrNotFound) {
-		return c, nil
-	}
-	if err == nil {
-		c.last, err = read(last)
-		c.lastTime = at
-	}
-	if err != nil {
+	c.last, c.lastTime, err = tx.LastPresence().Get(owner)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return nil, fmt.Errorf("load last presence: %w", err)
 	}
 	return c, nil
-}
-
-// read brings back a stanza that was stored as text.
-func read(text string) (stanza.Stanza, error) {
-	e, err := element.ParseOne(text, ns.Client)
-	if err != nil {
-		return stanza.Stanza{}, err
-	}
-	return stanza.Parse(e)
 }
 
 // item is the relation to a contact as it will be, whether there is one or not.

@@ -1,6 +1,8 @@
 package roster
 
 import (
+	"log/slog"
+	"runtime/debug"
 	"sync"
 
 	"tombolo/storage"
@@ -16,6 +18,7 @@ import (
 // done, perhaps before the announcement has run.
 type ledger struct {
 	users *session.Registry
+	log   *slog.Logger
 
 	mu      sync.Mutex // innermost: nothing is called while it is held
 	entries map[jid.JID][]entry
@@ -52,6 +55,11 @@ func (l *ledger) after(u hook.User, ticket *storage.Ticket, announce func(hook.U
 // settle announces what no longer waits. Tickets are done in the order of submission, so whoever
 // comes here for one finds those before it done.
 func (l *ledger) settle(account jid.JID) {
+	defer func() { // no connection is above this to take the blame
+		if p := recover(); p != nil {
+			l.log.Error("panic", "announcing a change of", account, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
 	err := l.users.Do(account, func(u *session.User) {
 		for e, ok := l.next(account); ok; e, ok = l.next(account) {
 			var err error

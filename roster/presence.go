@@ -56,15 +56,13 @@ func (r *Roster) arrive(u hook.User, s hook.Session) {
 	}
 	c := r.contacts.Get(u)
 	for contact, item := range c.items.kept {
-		if item.PendingIn != "" && c.item(contact).PendingIn != "" {
-			if request, err := read(item.PendingIn); err != nil {
-				r.host.Log.Error("stored subscription request", "account", u.JID(), "from", contact, "err", err)
-			} else {
-				s.Send(request.Element)
-			}
-		}
 		if r.blocked(u, contact) {
 			continue
+		}
+		if item.PendingIn != "" && c.item(contact).PendingIn != "" {
+			if request, ok := r.read(u, item.PendingIn); ok {
+				s.Send(request.Element)
+			}
 		}
 		if item.To {
 			u.Route(stanza.New(stanza.Presence, "probe", "", u.JID(), contact))
@@ -111,9 +109,9 @@ func (r *Roster) departDirected(u hook.User, s hook.Session, st stanza.Stanza, b
 // and for XEP-0012. Nothing waits for it: if it is lost, so is only the moment of leaving.
 func (r *Roster) remember(u hook.User, st stanza.Stanza) {
 	c := r.contacts.Get(u)
-	c.last, c.lastTime = bounded(st), r.host.Now()
-	text, at := c.last.Element.String(), c.lastTime
-	u.Submit(func(tx storage.Tx) error { return tx.LastPresence().Put(u.JID(), text, at) })
+	last, at := bounded(st).Element.String(), r.host.Now()
+	c.last, c.lastTime = last, at
+	u.Submit(func(tx storage.Tx) error { return tx.LastPresence().Put(u.JID(), last, at) })
 }
 
 // probe answers who asks for the user's presence (RFC 6121 section 4.3.2), or for that of one
@@ -130,15 +128,21 @@ func (r *Roster) probe(u hook.User, st stanza.Stanza) {
 			available = true
 		}
 	}
-	c := r.contacts.Get(u)
-	switch {
-	case available:
-	case st.To.IsBare() && c.last.Kind == stanza.Presence:
-		last := c.last.WithTo(st.From)
-		u.Route(last.WithElement(stanza.Delay(last.Element, u.JID(), c.lastTime)))
-	default:
-		u.Route(stanza.New(stanza.Presence, "unavailable", "", st.To, st.From))
+	if !available {
+		u.Route(r.absence(u, st).WithTo(st.From))
 	}
+}
+
+// absence is what a probe gets that finds nobody: the last word of the user and when it was said, if
+// there was one and the probe is not for another resource.
+func (r *Roster) absence(u hook.User, probe stanza.Stanza) stanza.Stanza {
+	c := r.contacts.Get(u)
+	if c.last != "" && probe.To.IsBare() {
+		if last, ok := r.read(u, c.last); ok {
+			return last.WithElement(stanza.Delay(last.Element, u.JID(), c.lastTime))
+		}
+	}
+	return stanza.New(stanza.Presence, "unavailable", "", probe.To, probe.From)
 }
 
 // turnAway answers a probe from somebody without a subscription: whose server should not believe

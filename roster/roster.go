@@ -46,7 +46,7 @@ func New(h *module.Host, o Options) *Roster {
 	return &Roster{
 		host:     h,
 		options:  o,
-		ledger:   &ledger{users: h.Users},
+		ledger:   &ledger{users: h.Users, log: h.Log},
 		contacts: session.NewSlot(h.Users, loadContacts),
 		blocks:   session.NewSlot(h.Users, loadBlocks),
 	}

@@ -310,7 +310,11 @@ func or(s, otherwise string) string {
 
 func parse(t *testing.T, xml string) stanza.Stanza {
 	t.Helper()
-	st, err := read(xml)
+	e, err := element.ParseOne(xml, ns.Client)
+	if err != nil {
+		t.Fatalf("%s: %v", xml, err)
+	}
+	st, err := stanza.Parse(e)
 	if err != nil {
 		t.Fatalf("%s: %v", xml, err)
 	}

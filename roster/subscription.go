@@ -2,7 +2,9 @@ package roster
 
 import (
 	"tombolo/storage"
+	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
+	"tombolo/xmpp/ns"
 	"tombolo/xmpp/stanza"
 )
 
@@ -156,4 +158,16 @@ func bounded(st stanza.Stanza) stanza.Stanza {
 		return st
 	}
 	return stanza.New(st.Kind, st.Type, "", st.From, st.To)
+}
+
+// read brings back a stanza that was kept. Should it not be readable, only that stanza is lost.
+func (r *Roster) read(u hook.User, kept string) (st stanza.Stanza, ok bool) {
+	e, err := element.ParseOne(kept, ns.Client)
+	if err == nil {
+		st, err = stanza.Parse(e)
+	}
+	if err != nil {
+		r.host.Log.Error("kept presence cannot be read", "account", u.JID(), "err", err)
+	}
+	return st, err == nil
 }

@@ -1,7 +1,9 @@
 package roster
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"tombolo/storage"
@@ -205,4 +207,70 @@ func TestSetKeepsRequest(t *testing.T) {
 	if item, _ := s.kept("juliet@a.test", "romeo@b.test"); item.PendingIn != "" || item.From != want.From || item.Name != want.Name || !item.Listed {
 		t.Errorf("kept %+v, want %+v", item, want)
 	}
+}
+
+// Everybody asks everybody and says yes to everybody, all at once. Whatever comes first, a yes or
+// the request (then section 3.4 applies), all must end up seeing each other.
+func TestAllAtOnce(t *testing.T) {
+	const n = 6
+	var accounts []string
+	for i := range n {
+		accounts = append(accounts, fmt.Sprintf("user%d@a.test", i))
+	}
+	s := newServer(t, Options{}, accounts...)
+	clients := make([]*client, n)
+	for i, account := range accounts {
+		clients[i] = s.online(account + "/r")
+	}
+	var all sync.WaitGroup
+	for i, c := range clients {
+		for j, account := range accounts {
+			if i != j {
+				all.Go(func() { c.sends(toward(subscribe, account)) })
+				all.Go(func() { c.sends(toward(subscribed, account)) })
+			}
+		}
+		all.Go(func() { c.sends("<presence><show>chat</show></presence>") })
+	}
+	all.Wait()
+	s.quiet()
+	for i, c := range clients {
+		pushes, views := make(map[jid.JID]string), make(map[jid.JID]string)
+		for _, st := range c.take() {
+			switch {
+			case st.Type == "set":
+				item := st.Payload().Payload()
+				pushes[jid.MustParse(item.Attr("jid"))] = item.Attr("subscription")
+			case st.Type == "":
+				views[st.From] = st.Element.Child("show", "jabber:client").Text()
+			}
+		}
+		for j, account := range accounts {
+			if i == j {
+				continue
+			}
+			item, _ := s.kept(accounts[i], account)
+			if !item.To || !item.From || item.Ask || item.PendingIn != "" {
+				t.Errorf("%s keeps %+v", accounts[i], item)
+			}
+			if got := pushes[jid.MustParse(account)]; got != "both" {
+				t.Errorf("%s: the last push for %s says %q", accounts[i], account, got)
+			}
+			if got := views[jid.MustParse(account+"/r")]; got != "chat" {
+				t.Errorf("%s: the last presence of %s shows %q", accounts[i], account, got)
+			}
+		}
+	}
+}
+
+// A kept request that cannot be read is not shown, and hurts nothing else.
+func TestUnreadableRequest(t *testing.T) {
+	s := newServer(t, Options{}, "juliet@a.test")
+	s.write(func(tx storage.Tx) error {
+		return tx.Rosters().Put(jid.MustParse("juliet@a.test"),
+			storage.RosterItem{Contact: jid.MustParse("x@b.test"), PendingIn: "<presence"}, 1)
+	})
+	c := s.login("juliet@a.test/balcony")
+	c.sends("<presence/>")
+	c.gets("presence available juliet@a.test/balcony > juliet@a.test")
 }

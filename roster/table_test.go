@@ -233,8 +233,7 @@ func TestKeptRequestIsBounded(t *testing.T) {
 	if len(item.PendingIn) > maxKept {
 		t.Fatalf("%d bytes kept", len(item.PendingIn))
 	}
-	st, err := read(item.PendingIn)
-	if err != nil || st.Type != "subscribe" || st.From != juliet || st.To != romeo {
-		t.Errorf("kept %q: %v", item.PendingIn, err)
+	if st := parse(t, item.PendingIn); st.Type != "subscribe" || st.From != juliet || st.To != romeo {
+		t.Errorf("kept %q", item.PendingIn)
 	}
 }
