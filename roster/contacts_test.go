@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -177,9 +178,10 @@ func TestCommitFails(t *testing.T) {
 	s := newServer(t, Options{}, "romeo@a.test")
 	c := s.login("romeo@a.test/home")
 	c.sends(rosterSet("<item jid='a@b.test' name='old'/>"))
+	s.quiet()
 	c.sends(rosterGet)
 	s.quiet()
-	c.take()
+	ver := c.take()[1].Payload().Attr("ver")
 	s.fail.Store(true)
 	c.sends(rosterSet("<item jid='a@b.test' name='new'/>"))
 	c.sends(rosterSet("<item jid='a@b.test' subscription='remove'/>"))
@@ -190,6 +192,8 @@ func TestCommitFails(t *testing.T) {
 	s.routed("presence error romeo@a.test > c@b.test wait resource-constraint")
 	c.sends(rosterGet)
 	c.gets("iq result g query: <item jid='a@b.test' name='old' subscription='none'/>")
+	c.sends("<iq type='get' id='g'><query xmlns='jabber:iq:roster' ver='" + ver + "'/></iq>")
+	c.gets("iq result g")
 	s.fail.Store(false)
 	c.sends("<presence type='subscribe' to='a@b.test'/>")
 	c.gets("iq push query: <item jid='a@b.test' ask='subscribe' name='old' subscription='none'/>")
@@ -297,4 +301,37 @@ func TestLedgerOutlivesUser(t *testing.T) {
 		want[i] = fmt.Sprintf("message normal romeo@a.test > x@b.test <body>%d</body>", i)
 	}
 	compare(t, "announced", s.sent, want, true)
+}
+
+func TestMirror(t *testing.T) {
+	key, lost := jid.MustParse("a@b.test"), errors.New("lost")
+	m := mirror[string]{kept: map[jid.JID]string{key: "old"}}
+	check := func(step, latest, kept string) {
+		t.Helper()
+		if got, _ := m.latest(key); got != latest {
+			t.Errorf("%s: latest is %q, want %q", step, got, latest)
+		}
+		if got := m.kept[key]; got != kept {
+			t.Errorf("%s: kept is %q, want %q", step, got, kept)
+		}
+	}
+	first, second, third := m.put(key, "first", true), m.put(key, "second", true), m.put(key, "", false)
+	check("three on their way", "", "old")
+	first(nil)
+	check("first kept", "", "first")
+	second(nil)
+	check("second kept", "", "second")
+	if n := m.size(); n != 0 {
+		t.Errorf("size %d with a deletion on its way, want 0", n)
+	}
+	third(lost)
+	check("third lost", "second", "second")
+	if n := m.size(); n != 1 {
+		t.Errorf("size %d, want 1", n)
+	}
+	first, second = m.put(key, "lost", true), m.put(key, "kept", true)
+	first(lost)
+	check("the one before was lost", "kept", "second")
+	second(nil)
+	check("the one after was kept", "kept", "kept")
 }

@@ -46,8 +46,7 @@ func (r *Roster) broadcast(u hook.User, s hook.Session, st stanza.Stanza) {
 
 // arrive shows a session that became available what it has missed: the user's other resources, the
 // contacts' presence (RFC 6121 section 4.3.1), and the requests that wait for an answer (3.1.3).
-// A remote contact who never answered a request of ours may not have got it, and gets it again
-// (3.1.2).
+// A contact who never answered a request of the user may not have got it, and gets it again (3.1.2).
 func (r *Roster) arrive(u hook.User, s hook.Session) {
 	for _, other := range u.Sessions() {
 		if other != s && other.Available() {
@@ -67,7 +66,7 @@ func (r *Roster) arrive(u hook.User, s hook.Session) {
 		if item.To {
 			u.Route(stanza.New(stanza.Presence, "probe", "", u.JID(), contact))
 		}
-		if item.Ask && !r.host.IsLocal(contact.Domain()) {
+		if item.Ask {
 			u.Route(stanza.New(stanza.Presence, "subscribe", "", u.JID(), contact))
 		}
 	}

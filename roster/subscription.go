@@ -86,9 +86,6 @@ func (r *Roster) send(u hook.User, sent stanza.Stanza) hook.Verdict {
 // 3.3.3 and 3.4.2).
 func (r *Roster) receive(u hook.User, st stanza.Stanza) hook.Verdict {
 	contact := st.From.Bare()
-	if contact == u.JID() {
-		return hook.Handled
-	}
 	st = st.WithFrom(contact).WithTo(u.JID())
 	c := r.contacts.Get(u)
 	was := c.item(contact)

@@ -53,7 +53,8 @@ func TestLocalSubscription(t *testing.T) {
 	juliet.gets("presence subscribed romeo@a.test > juliet@a.test",
 		"iq push query: <item jid='romeo@a.test' subscription='both'/>",
 		"presence available romeo@a.test/orchard > juliet@a.test")
-	away.take()
+	away.gets("iq push query: <item jid='romeo@a.test' ask='subscribe' subscription='from'/>",
+		"presence subscribed romeo@a.test > juliet@a.test", "iq push query: <item jid='romeo@a.test' subscription='both'/>")
 
 	// Section 3.2: juliet takes back what she gave.
 	juliet.sends(toward(unsubscribed, "romeo@a.test"))
@@ -125,6 +126,23 @@ func TestPendingRequestNotTwice(t *testing.T) {
 	close(release)
 	balcony.gets("presence available juliet@a.test/balcony > juliet@a.test",
 		"presence subscribe romeo@b.test > juliet@a.test")
+}
+
+// One that is answered while the answer is on its way to the store is not shown any more.
+func TestPendingRequestAnswered(t *testing.T) {
+	s := newServer(t, Options{}, "juliet@a.test")
+	s.arrives("<presence type='subscribe' from='romeo@b.test' to='juliet@a.test'/>")
+	balcony := s.online("juliet@a.test/balcony")
+	release := make(chan struct{})
+	s.mu.Lock()
+	s.stall = release
+	s.mu.Unlock()
+	balcony.sends(toward(unsubscribed, "romeo@b.test"))
+	phone := s.login("juliet@a.test/phone")
+	phone.sends("<presence/>")
+	close(release)
+	phone.getsInAnyOrder("presence available juliet@a.test/balcony > juliet@a.test",
+		"presence available juliet@a.test/phone > juliet@a.test")
 }
 
 // Strangers cannot make the server keep without end, and users cannot either.
