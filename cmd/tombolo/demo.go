@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +18,7 @@ import (
 	"tombolo/cmd/tombolo/internal/lab"
 	"tombolo/federation"
 	"tombolo/xmpp"
+	"tombolo/xmpp/c2s"
 	"tombolo/xmpp/jid"
 )
 
@@ -151,7 +151,7 @@ func (s *site) start(ctx context.Context, dir string, authority *lab.Authority, 
 	s.password = rand.Text()
 	who, err := jid.New(s.user, s.domain, "")
 	if err == nil {
-		err = callServer(ctx, server, "user.add", userRequest{Account: who, Password: s.password}, nil)
+		err = callServer(ctx, server, "user.add", c2s.UserRequest{Account: who, Password: s.password}, nil)
 	}
 	if err == nil {
 		err = server.Listen()
@@ -266,7 +266,7 @@ func (s *site) streams(ctx context.Context, t *transcript) error {
 		if f.Direction == "out" {
 			proof = f.Peer
 		}
-		t.step("%s: stream %s %s, %s, proved by %s", s.domain, strings.Replace(f.Direction, "out", "to", 1), f.Remote, f.TLS, proof)
+		t.step("%s: stream %s %s, %s, proved by %s", s.domain, map[string]string{"in": "from", "out": "to"}[f.Direction], f.Remote, f.TLS, proof)
 	}
 	return nil
 }

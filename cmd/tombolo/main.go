@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -23,25 +24,29 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := execute(ctx, os.Args[1:])
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	code := execute(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
 // execute runs one command line and says how the process ends.
-func execute(ctx context.Context, args []string) int {
+func execute(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	a := new(app)
 	root := a.command()
 	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
 	switch usage := (usageError{}); {
 	case err == nil:
 		return 0
 	case errors.As(err, &usage) || !a.started:
-		fmt.Fprintf(root.ErrOrStderr(), "tombolo: %v\nTry: tombolo --help\n", err)
+		fmt.Fprintf(errOut, "tombolo: %v\nTry: tombolo --help\n", err)
 		return exitUsage
 	default:
-		fmt.Fprintf(root.ErrOrStderr(), "tombolo: %v\n", err)
+		fmt.Fprintf(errOut, "tombolo: %v\n", err)
 		return exitFailure
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"tombolo/cmd/tombolo/internal/settings"
 	"tombolo/xmpp"
 	"tombolo/xmpp/admin"
+	"tombolo/xmpp/c2s"
 	"tombolo/xmpp/jid"
 )
 
@@ -268,8 +269,8 @@ func (q *quickstart) accounts(ctx context.Context, domain string, s *xmpp.Server
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	var users []userInfo
-	if err := callServer(ctx, s, "user.list", map[string]string{"domain": domain}, &users); err != nil {
+	var users []c2s.UserInfo
+	if err := callServer(ctx, s, "user.list", c2s.UserRequest{Domain: domain}, &users); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{"alice", "bob"} {
@@ -277,7 +278,7 @@ func (q *quickstart) accounts(ctx context.Context, domain string, s *xmpp.Server
 		if err != nil {
 			return nil, err
 		}
-		exists := slices.ContainsFunc(users, func(u userInfo) bool { return u.Account == who })
+		exists := slices.ContainsFunc(users, func(u c2s.UserInfo) bool { return u.Account == who })
 		password, known := kept[who.String()]
 		if !known {
 			password = rand.Text()[:16]
@@ -291,9 +292,9 @@ func (q *quickstart) accounts(ctx context.Context, domain string, s *xmpp.Server
 		}
 		switch {
 		case !exists:
-			err = callServer(ctx, s, "user.add", userRequest{Account: who, Password: password}, nil)
+			err = callServer(ctx, s, "user.add", c2s.UserRequest{Account: who, Password: password}, nil)
 		case !known:
-			err = callServer(ctx, s, "user.passwd", userRequest{Account: who, Password: password}, nil)
+			err = callServer(ctx, s, "user.passwd", c2s.UserRequest{Account: who, Password: password}, nil)
 		}
 		if err != nil {
 			return nil, err

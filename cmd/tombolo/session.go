@@ -1,35 +1,26 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"tombolo/xmpp/jid"
+	"tombolo/xmpp/c2s"
 )
-
-type sessionInfo struct {
-	JID       jid.JID   `json:"jid"`
-	Since     time.Time `json:"since"`
-	Available bool      `json:"available"`
-	Priority  int       `json:"priority"`
-	Show      string    `json:"show"`
-	Address   string    `json:"address"`
-}
 
 func (a *app) sessionCommand() *cobra.Command {
 	list := a.reading(&cobra.Command{
 		Use: "list [ACCOUNT]", Short: "Print who is logged in", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var q userRequest
+			var q c2s.UserRequest
 			if len(args) == 1 {
 				var err error
 				if q.Account, err = account(args[0]); err != nil {
 					return err
 				}
 			}
-			var sessions []sessionInfo
+			var sessions []c2s.SessionInfo
 			if err := a.callRunning(cmd, "session.list", q, &sessions); err != nil {
 				return err
 			}
@@ -38,9 +29,13 @@ func (a *app) sessionCommand() *cobra.Command {
 			}
 			rows := make([][]string, len(sessions))
 			for i, s := range sessions {
-				rows[i] = []string{s.JID.String(), ago(s.Since), fmt.Sprint(s.Priority)}
+				state := "not available"
+				if s.Available {
+					state = cmp.Or(s.Show, "available")
+				}
+				rows[i] = []string{s.JID.String(), ago(s.Since), state, fmt.Sprint(s.Priority)}
 			}
-			return printTable(cmd.OutOrStdout(), "nobody is logged in", []string{"SESSION", "FOR", "PRIORITY"}, rows)
+			return printTable(cmd.OutOrStdout(), "nobody is logged in", []string{"SESSION", "FOR", "PRESENCE", "PRIORITY"}, rows)
 		},
 	})
 	kick := &cobra.Command{
@@ -53,7 +48,12 @@ again; to prevent it, disable the account.`,
 			if err != nil {
 				return err
 			}
-			return a.callRunning(cmd, "session.kick", map[string]jid.JID{"jid": who}, nil)
+			var kicked c2s.Kicked
+			if err := a.callRunning(cmd, "session.kick", c2s.KickRequest{JID: who}, &kicked); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d sessions ended\n", kicked.Ended)
+			return err
 		},
 	}
 	return group("session", "Who is logged in", list, kick)

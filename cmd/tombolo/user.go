@@ -12,22 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"tombolo/xmpp/c2s"
 	"tombolo/xmpp/jid"
 )
-
-type userRequest struct {
-	Account  jid.JID `json:"account"`
-	Password string  `json:"password,omitempty"`
-	Keep     bool    `json:"keep,omitempty"`
-}
-
-type userInfo struct {
-	Account    jid.JID   `json:"account"`
-	Disabled   bool      `json:"disabled"`
-	Created    time.Time `json:"created"`
-	Mechanisms []string  `json:"mechanisms"`
-	Sessions   int       `json:"sessions"`
-}
 
 func (a *app) userCommand() *cobra.Command {
 	return group("user", "Accounts", a.userAdd(), a.userList(), a.userShow(), a.userPasswd(),
@@ -50,7 +37,7 @@ func (a *app) userAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.call(cmd, "user.add", userRequest{Account: who, Password: password}, nil)
+			return a.call(cmd, "user.add", c2s.UserRequest{Account: who, Password: password}, nil)
 		},
 	})
 }
@@ -69,7 +56,7 @@ func (a *app) userPasswd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.call(cmd, "user.passwd", userRequest{Account: who, Password: password, Keep: keep}, nil)
+			return a.call(cmd, "user.passwd", c2s.UserRequest{Account: who, Password: password, Keep: keep}, nil)
 		},
 	})
 	cmd.Flags().BoolVar(&keep, "keep-sessions", false, "leave the sessions that are logged in")
@@ -81,8 +68,8 @@ func (a *app) userList() *cobra.Command {
 	cmd := a.reading(&cobra.Command{
 		Use: "list", Short: "Print the accounts", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var users []userInfo
-			if err := a.call(cmd, "user.list", map[string]string{"domain": domain}, &users); err != nil {
+			var users []c2s.UserInfo
+			if err := a.call(cmd, "user.list", c2s.UserRequest{Domain: domain}, &users); err != nil {
 				return err
 			}
 			if a.output == "json" {
@@ -107,8 +94,8 @@ func (a *app) userShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var u userInfo
-			if err := a.call(cmd, "user.show", userRequest{Account: who}, &u); err != nil {
+			var u c2s.UserInfo
+			if err := a.call(cmd, "user.show", c2s.UserRequest{Account: who}, &u); err != nil {
 				return err
 			}
 			if a.output == "json" {
@@ -156,7 +143,7 @@ func (a *app) userVerb(use, short, verb string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.call(cmd, verb, userRequest{Account: who}, nil)
+			return a.call(cmd, verb, c2s.UserRequest{Account: who}, nil)
 		},
 	}
 }

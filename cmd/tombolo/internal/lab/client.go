@@ -113,15 +113,13 @@ func login(ctx context.Context, a Account) (*Client, error) {
 
 func (c *Client) serve() {
 	defer close(c.done)
-	options := []mux.Option{roster.Handle(roster.Handler{Push: func(string, roster.Item) error { return nil }})}
-	for _, t := range []stanza.PresenceType{stanza.AvailablePresence, stanza.UnavailablePresence, stanza.ErrorPresence,
-		stanza.SubscribePresence, stanza.SubscribedPresence, stanza.UnsubscribePresence, stanza.UnsubscribedPresence} {
-		options = append(options, mux.PresenceFunc(t, xml.Name{}, c.presence))
-	}
-	for _, t := range []stanza.MessageType{stanza.NormalMessage, stanza.ChatMessage, stanza.ErrorMessage} {
-		options = append(options, mux.MessageFunc(t, xml.Name{}, c.message))
-	}
-	err := c.session.Serve(mux.New(stanza.NSClient, options...))
+	requests := mux.New(stanza.NSClient, roster.Handle(roster.Handler{Push: func(string, roster.Item) error { return nil }}))
+	err := c.session.Serve(xmpp.HandlerFunc(func(t xmlstream.TokenReadEncoder, start *xml.StartElement) error {
+		if start.Name.Local == "iq" {
+			return requests.HandleXMPP(t, start)
+		}
+		return c.receive(t, start)
+	}))
 	if err == nil {
 		err = io.EOF
 	}
@@ -131,25 +129,19 @@ func (c *Client) serve() {
 	close(c.arrived)
 }
 
-func (c *Client) presence(p stanza.Presence, t xmlstream.TokenReadEncoder) error {
+// receive notes a message or a presence.
+func (c *Client) receive(t xml.TokenReader, start *xml.StartElement) error {
 	var content struct {
-		Status string `xml:"status"`
+		From   jid.JID `xml:"from,attr"`
+		Type   string  `xml:"type,attr"`
+		Body   string  `xml:"body"`
+		Status string  `xml:"status"`
 	}
-	if err := xml.NewTokenDecoder(t).Decode(&content); err != nil {
+	if err := xml.NewTokenDecoder(xmlstream.MultiReader(xmlstream.Token(*start), t)).Decode(&content); err != nil {
 		return err
 	}
-	c.add(Event{From: p.From, Type: string(p.Type), Status: content.Status})
-	return nil
-}
-
-func (c *Client) message(m stanza.Message, t xmlstream.TokenReadEncoder) error {
-	var content struct {
-		Body string `xml:"body"`
-	}
-	if err := xml.NewTokenDecoder(t).Decode(&content); err != nil {
-		return err
-	}
-	c.add(Event{Message: true, From: m.From, Type: string(m.Type), Body: content.Body})
+	c.add(Event{Message: start.Name.Local == "message", From: content.From, Type: content.Type,
+		Body: content.Body, Status: content.Status})
 	return nil
 }
 
@@ -209,10 +201,10 @@ func (c *Client) Roster(ctx context.Context) ([]roster.Item, error) {
 // Announce sends presence to the server, for all who may see it. With a negative priority the
 // session gets no messages that are meant for the account.
 func (c *Client) Announce(ctx context.Context, priority int, status string) error {
-	return c.send(ctx, struct {
-		stanza.Presence
-		Priority int    `xml:"priority"`
-		Status   string `xml:"status,omitempty"`
+	return c.send(ctx, struct { // stanza.Presence would have an empty to
+		XMLName  xml.Name `xml:"presence"`
+		Priority int      `xml:"priority"`
+		Status   string   `xml:"status,omitempty"`
 	}{Priority: priority, Status: status})
 }
 
