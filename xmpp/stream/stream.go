@@ -325,6 +325,7 @@ func (s *Stream) secureNow(ctx context.Context) error {
 func (s *Stream) late() error {
 	switch {
 	case s.closed():
+		s.finished = true // the peer does not close its side; ours may have been without an error
 		return s.cause()
 	case s.Ready() && s.role.Quiet == nil:
 		s.deadline = time.Time{}
