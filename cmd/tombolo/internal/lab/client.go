@@ -230,7 +230,7 @@ func (c *Client) send(ctx context.Context, v any) error {
 
 // Close ends the stream and waits, but not for long, until the server has ended its side.
 func (c *Client) Close() error {
-	_ = c.session.SetCloseDeadline(time.Now().Add(2 * time.Second))
+	_ = c.session.Conn().SetDeadline(time.Now().Add(2 * time.Second))
 	err := c.session.Close()
 	select {
 	case <-c.done:
