@@ -117,6 +117,8 @@ type host struct {
 	log     logs
 	stop    context.CancelFunc
 	stopped chan error
+	// stopping is set by a play that stops its server.
+	stopping bool
 }
 
 // prepare makes a server on a loopback address of its own, listening but not running yet. settings

@@ -61,12 +61,13 @@ type peer struct {
 	events  []event
 	answers map[string]bool // to questions of settle
 	news    chan struct{}   // one slot
-	secured chan net.Conn   // where the raw reader goes on after <proceed/>
+	paused  bool            // a raw reader that got <proceed/> waits for goOn
+	goOn    chan net.Conn   // where it reads on: TLS, or nil for more in clear
 }
 
 func newPeer(tcp net.Conn) *peer {
 	return &peer{tcp: tcp.(*net.TCPConn), conn: tcp, answers: make(map[string]bool),
-		news: make(chan struct{}, 1), secured: make(chan net.Conn, 1)}
+		news: make(chan struct{}, 1), goOn: make(chan net.Conn, 1)}
 }
 
 func dialTCP(ctx context.Context, address string) (*peer, error) {
@@ -173,8 +174,19 @@ func (p *peer) secure(ctx context.Context, config *tls.Config) error {
 		return err
 	}
 	p.conn = t
-	p.secured <- t
+	p.resume(t)
 	return nil
+}
+
+// resume lets a reader go on that has got <proceed/>.
+func (p *peer) resume(secured net.Conn) {
+	p.mu.Lock()
+	paused := p.paused
+	p.paused = false
+	p.mu.Unlock()
+	if paused {
+		p.goOn <- secured
+	}
 }
 
 // read turns tokens into events until the connection is gone.
@@ -211,9 +223,15 @@ func (p *peer) read(next func() (xml.Token, error)) {
 				p.answer(id)
 				continue
 			}
+			pause := p.raw && t.name == (xml.Name{Space: ns.StartTLS, Local: "proceed"})
+			p.mu.Lock()
+			p.paused = pause
+			p.mu.Unlock()
 			p.add(event{tree: t})
-			if p.raw && t.name == (xml.Name{Space: ns.StartTLS, Local: "proceed"}) {
-				next = xml.NewDecoder(<-p.secured).Token
+			if pause {
+				if secured := <-p.goOn; secured != nil {
+					next = xml.NewDecoder(secured).Token
+				}
 			}
 		case xml.EndElement:
 			p.add(event{kind: gotEnd})
@@ -266,6 +284,9 @@ func (p *peer) wait(ctx context.Context, ready func() bool) error {
 
 // take removes and returns the next event.
 func (p *peer) take(ctx context.Context) (e event, err error) {
+	if len(p.pending()) == 0 {
+		p.resume(nil)
+	}
 	err = p.wait(ctx, func() bool {
 		if len(p.events) == 0 {
 			return false
