@@ -35,8 +35,8 @@ func (e Element) split(surrounding string) (head, declare, rest string) {
 
 // isContent reports whether a stream's stanzas may be in this namespace (RFC 6120 section 4.8.3,
 // XEP-0114).
-func isContent[S string | []byte](namespace S) bool {
-	return string(namespace) == ns.Client || string(namespace) == ns.Server || string(namespace) == ns.Component
+func isContent(namespace string) bool {
+	return namespace == ns.Client || namespace == ns.Server || namespace == ns.Component
 }
 
 // WithAttr returns e with this attribute set to value, or without it when value is empty. The name is

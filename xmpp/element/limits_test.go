@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLimits(t *testing.T) {
@@ -116,7 +117,7 @@ func TestSetLimits(t *testing.T) {
 	parseAll(t, p, []byte(`<a>`+strings.Repeat("x", 500)+`</a>`))
 	p.Reset()
 	parseAll(t, p, []byte(header+`<a>`+strings.Repeat("x", 500)+`</a>`))
-	if p.SetLimits(Limits{}); p.limits != DefaultLimits {
+	if p.SetLimits(Limits{Depth: -1}); p.limits != (Limits{10_000, 64, 64, 16}) {
 		t.Errorf("no limits became %+v", p.limits)
 	}
 }
@@ -142,6 +143,40 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 		if err == nil || cap(p.out) > 4*limit {
 			t.Errorf("%s: %v, %d bytes of memory", name, err, cap(p.out))
+		}
+	}
+}
+
+// TestHostileInputIsLinear gives input that would take minutes if any byte were looked at for each
+// of the others.
+func TestHostileInputIsLinear(t *testing.T) {
+	const size = 4 << 20
+	fill := func(s string) string { return strings.Repeat(s, size/len(s)) }
+	long := strings.Repeat("u", size/2)
+	start := time.Now()
+	for name, in := range map[string]string{
+		"CDATA brackets":    `<a><![CDATA[` + fill("]a") + `]]></a>`,
+		"CDATA markup":      `<a><![CDATA[` + fill("<") + `]]></a>`,
+		"CDATA sections":    `<a>` + fill("<![CDATA[]]>") + `</a>`,
+		"brackets":          `<a>` + fill("]") + `</a>`,
+		"references":        `<a>` + fill("&#9;") + `</a>`,
+		"one reference":     `<a>&#` + fill("0") + `9;</a>`,
+		"value":             `<a b='` + fill(">\"") + `'/>`,
+		"name":              `<` + fill("a") + `/>`,
+		"children":          `<a>` + fill("<b/>") + `</a>`,
+		"a long namespace":  `<p:a xmlns:p='` + long + `'>` + fill("<p:b/>") + `</p:a>`,
+		"two prefixes":      `<p:a xmlns:p='` + long + `' xmlns:q='` + long + `'>` + fill("<q:b/>") + `</p:a>`,
+		"default and other": `<p:a xmlns:p='` + long + `' xmlns='` + long + `'>` + fill("<b/>") + `</p:a>`,
+		"white space":       fill(" \n") + `<a/>`,
+	} {
+		p := NewParser(Limits{Bytes: 8 * size})
+		if e := parseAll(t, p, []byte(header+in)); e.IsZero() {
+			t.Errorf("%s: no element", name)
+		} else if e.Text(); !e.Child("c", "").IsZero() {
+			t.Error("found what is not there")
+		}
+		if took := time.Since(start); took > time.Minute {
+			t.Fatalf("%s: %v", name, took)
 		}
 	}
 }

@@ -11,22 +11,20 @@ import (
 )
 
 // Limits bound what one top-level element, or one stream header, may ask of us. They act at the byte
-// that breaks them, with policy-violation. A field that is zero has its value from DefaultLimits.
+// that breaks them, with policy-violation. A field that is zero or less has the default, which is for
+// a peer that is not authenticated yet.
 type Limits struct {
 	// Bytes that one element may have, as it is sent and also in canonical form, where escaping and
-	// declarations may need more room.
+	// declarations may need more room. Default 10,000.
 	Bytes int
-	// Depth of nesting, where the top-level element is 1.
+	// Depth of nesting, where the top-level element is 1. Default 64.
 	Depth int
-	// Attrs of one tag, namespace declarations among them.
+	// Attrs of one tag, namespace declarations among them. Default 64.
 	Attrs int
 	// Namespaces is how many prefixes may be declared in one place: on an element and on those around
-	// it. Those of the stream header count apart.
+	// it. Those of the stream header count apart. Default 16.
 	Namespaces int
 }
-
-// DefaultLimits are for a peer that is not authenticated yet, who needs little.
-var DefaultLimits = Limits{Bytes: 10_000, Depth: 64, Attrs: 64, Namespaces: 16}
 
 // Kind says what a Token is.
 type Kind uint8
@@ -155,16 +153,13 @@ func NewParser(l Limits) *Parser {
 
 // SetLimits changes the limits, from the next element on.
 func (p *Parser) SetLimits(l Limits) {
-	set := func(limit *int, value, otherwise int) {
-		if value <= 0 {
-			value = otherwise
+	or := func(limit, otherwise int) int {
+		if limit <= 0 {
+			return otherwise
 		}
-		*limit = min(value, math.MaxInt32/4) // offsets and sums of them fit an int32
+		return min(limit, math.MaxInt32/4) // offsets and sums of them fit an int32
 	}
-	set(&p.limits.Bytes, l.Bytes, DefaultLimits.Bytes)
-	set(&p.limits.Depth, l.Depth, DefaultLimits.Depth)
-	set(&p.limits.Attrs, l.Attrs, DefaultLimits.Attrs)
-	set(&p.limits.Namespaces, l.Namespaces, DefaultLimits.Namespaces)
+	p.limits = Limits{or(l.Bytes, 10_000), or(l.Depth, 64), or(l.Attrs, 64), or(l.Namespaces, 16)}
 }
 
 // Reset begins a new stream on the same connection, as after TLS and SASL (RFC 6120 sections 5.4.3.3
@@ -195,26 +190,32 @@ func (p *Parser) Parse(buf []byte) (n int, tok Token, err error) {
 	if p.err != nil {
 		return 0, Token{}, p.err
 	}
-	if p.state == outside && p.pending == 0 {
-		n = run(buf, isSpace)
-		if n > 0 && p.phase == fresh {
-			p.phase = prolog
+	for {
+		if p.state == outside && p.pending == 0 {
+			p.budget = p.limits.Bytes
+			space := run(buf[n:], isSpace)
+			if space > 0 && p.phase == fresh {
+				p.phase = prolog
+			}
+			n += space
+			p.offset += space
 		}
-		p.offset += n
-		p.budget = p.limits.Bytes
+		taken, fault := p.read(buf[n:])
+		n += taken
+		p.offset += taken
+		p.budget -= taken
+		if fault != nil {
+			fault.Offset += p.offset
+			p.err = fault
+			return n, Token{}, fault
+		}
+		if p.ready != None || n == len(buf) {
+			return n, p.token(), nil
+		}
 	}
-	taken, fault := p.read(buf[n:])
-	if fault != nil {
-		fault.Offset += p.offset + taken
-		p.err = fault
-		return n + taken, Token{}, fault
-	}
-	p.offset += taken
-	p.budget -= taken
-	return n + taken, p.token(), nil
 }
 
-// read takes bytes until a token is ready. The Offset of its error is relative to the first byte that
+// read takes bytes until a token is ready, or the XML declaration is over. The Offset of its error is relative to the first byte that
 // was not taken.
 func (p *Parser) read(buf []byte) (i int, err *Error) {
 	for end := min(len(buf), p.budget); i < end; end = min(len(buf), p.budget) {
@@ -247,7 +248,7 @@ func (p *Parser) read(buf []byte) (i int, err *Error) {
 		if err != nil {
 			return i, err
 		}
-		if p.ready != None {
+		if p.state == outside || p.ready != None {
 			if i > p.budget {
 				return i - 1, exceeds("more than %d bytes", p.limits.Bytes)
 			}

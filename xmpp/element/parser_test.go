@@ -255,6 +255,55 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseHeader(t *testing.T) {
+	const streams = `http://etherx.jabber.org/streams`
+	for _, test := range []struct{ name, in, want, content string }{
+		{"RFC 6120 4.8.5: usual prefix", header, `<stream xmlns='` + streams + `' version='1.0'/>`, ns.Client},
+		{"RFC 6120 4.8.5: other prefix", `<s:stream xmlns:s='` + streams + `' xmlns='jabber:server' to='a'>`, `<stream xmlns='` + streams + `' to='a'/>`, ns.Server},
+		{"RFC 6120 4.8.5: no prefix", `<stream to="a" xmlns="` + streams + `">`, `<stream xmlns='` + streams + `' to="a"/>`, streams},
+		{"RFC 6120 4.8.1: another namespace", `<stream:stream xmlns:stream='u' xmlns='v'>`, `<stream xmlns='u'/>`, "v"},
+		{"RFC 6120 4.8.1: none", `<stream>`, `<stream xmlns=''/>`, ""},
+		{"RFC 6120 4.8.1: content namespace", `<stream xmlns='jabber:client'>`, `<stream/>`, ns.Client},
+		{"RFC 6120 4.7: attributes", `<s:stream xml:lang='de' xmlns:s='` + streams + `' from='a@b' xmlns:x='u' x:y='1'>`,
+			`<stream xmlns='` + streams + `' xmlns:x='u' xml:lang='de' from='a@b' x:y='1'/>`, ""},
+		{"RFC 6120 11.5: declaration", `<?xml version='1.0'?>` + header, `<stream xmlns='` + streams + `' version='1.0'/>`, ns.Client},
+		{"RFC 6120 11.5: declaration and line end", "<?xml version='1.0' ?>\r\n" + header, `<stream xmlns='` + streams + `' version='1.0'/>`, ns.Client},
+		{"RFC 6120 11.6: UTF-8", "<?xml\tversion = \"1.0\"\nencoding='Utf-8'\rstandalone=\"yes\"?> " + header, `<stream xmlns='` + streams + `' version='1.0'/>`, ns.Client},
+		{"white space first", " \n" + header, `<stream xmlns='` + streams + `' version='1.0'/>`, ns.Client},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			limits := Limits{Bytes: 150} // for the declaration and the header, each
+			want := feed(t, limits, test.in, "<a/>")
+			if len(want.tokens) != 2 || want.tokens[0].Kind != Header || want.tokens[0].Element.raw != test.want || want.tokens[1].Kind != Top {
+				t.Fatalf("got %s\nwant %s", want, test.want)
+			}
+			for i := range len(test.in) {
+				if got := feed(t, limits, test.in[:i], test.in[i:]+"<a/>"); got.String() != want.String() {
+					t.Errorf("cut at %d: %s", i, got)
+				}
+			}
+			p := NewParser(limits)
+			parseAll(t, p, []byte(test.in))
+			if p.Content() != test.content {
+				t.Errorf("content namespace %q, want %q", p.Content(), test.content)
+			}
+		})
+	}
+}
+
+func TestParseEmptyStream(t *testing.T) {
+	empty := strings.TrimSuffix(header, ">") + "/>"
+	for i := range len(empty) {
+		o := feed(t, Limits{}, empty[:i], empty[i:])
+		if len(o.tokens) != 2 || o.tokens[0].Kind != Header || o.tokens[1].Kind != End || o.err != "" {
+			t.Errorf("cut at %d: %s", i, o)
+		}
+	}
+	if o := feed(t, Limits{}, strings.TrimSuffix(header, ">")+"/ >"); o.condition() != notWellFormed {
+		t.Errorf("got %s", o)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for _, test := range refused {
 		t.Run(test.name, func(t *testing.T) {

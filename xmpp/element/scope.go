@@ -11,7 +11,8 @@ import (
 // read, and otherwise writes it anew.
 //
 // All names in scope lie in one buffer that grows and shrinks with the nesting, so that a stanza with
-// several payloads costs no memory for their namespaces.
+// several payloads costs no memory for their namespaces. Each namespace is there once: equal spans are
+// equal namespaces, and an endless name is not compared with itself for each short tag that uses it.
 
 // span is a piece of a buffer.
 type span struct{ start, end int32 }
@@ -20,7 +21,8 @@ func (s span) of(b []byte) []byte { return b[s.start:s.end] }
 
 type scope struct {
 	content  string // default namespace that the header declared
-	names    []byte // prefixes and namespaces in scope; begins with ns.Client
+	names    []byte // prefixes and namespaces in scope
+	spaces   []span // the namespaces in names; the first is ns.Client
 	bindings []binding
 	declared int     // bindings of the header
 	base     frame   // surroundings of a top-level element
@@ -38,6 +40,7 @@ type frame struct {
 	dflt     span  // default namespace for its children as they were read
 	plain    bool  // the two are the same: a child without prefix and declaration needs none
 	names    int32 // what was in scope before
+	spaces   int32
 	bindings int32
 }
 
@@ -60,16 +63,16 @@ const (
 // reset forgets everything but the neutral namespace around a top-level element.
 func (s *scope) reset() {
 	s.content = ""
-	s.names = append(s.names[:0], ns.Client...)
+	s.names, s.spaces = s.names[:0], s.spaces[:0]
 	s.bindings, s.declared = s.bindings[:0], 0
 	s.frames = s.frames[:0]
-	s.base = frame{ns: span{0, int32(len(s.names))}}
+	s.base = frame{ns: s.space([]byte(ns.Client)), dflt: s.space(nil)}
 }
 
 // enter makes content the default namespace around top-level elements.
 func (s *scope) enter(content string) {
 	s.content = content
-	s.base.dflt = s.keep([]byte(content))
+	s.base.dflt = s.space([]byte(content))
 	s.base.plain = s.same(s.base.dflt, s.base.ns)
 	s.declared = len(s.bindings)
 }
@@ -80,14 +83,29 @@ func (s *scope) keep(name []byte) span {
 	return span{start, int32(len(s.names))}
 }
 
+// space finds or keeps a namespace.
+func (s *scope) space(name []byte) span {
+	for _, known := range s.spaces {
+		if bytes.Equal(known.of(s.names), name) {
+			return known
+		}
+	}
+	s.spaces = append(s.spaces, s.keep(name))
+	return s.spaces[len(s.spaces)-1]
+}
+
 // leave puts out of scope what an element declared.
 func (s *scope) leave(f *frame) {
-	s.names, s.bindings = s.names[:f.names], s.bindings[:f.bindings]
+	s.names, s.spaces, s.bindings = s.names[:f.names], s.spaces[:f.spaces], s.bindings[:f.bindings]
 }
 
 // same reports whether two namespaces are one, as all content namespaces are.
 func (s *scope) same(a, b span) bool {
-	return bytes.Equal(a.of(s.names), b.of(s.names)) || isContent(a.of(s.names)) && isContent(b.of(s.names))
+	return a == b || s.isContent(a) && s.isContent(b)
+}
+
+func (s *scope) isContent(a span) bool {
+	return a.end-a.start <= int32(len(ns.Component)) && isContent(string(a.of(s.names)))
 }
 
 // lookup finds the binding of a prefix, -1 for none.
@@ -109,6 +127,7 @@ func (p *Parser) startTag(empty bool) *Error {
 		dflt:     parent.dflt,
 		plain:    true,
 		names:    int32(len(p.names)),
+		spaces:   int32(len(p.spaces)),
 		bindings: int32(len(p.bindings)),
 	}
 	scoped := p.scoped || !parent.plain
@@ -176,12 +195,12 @@ func (p *Parser) resolve(f *frame, surrounding span) *Error {
 		switch {
 		case string(prefix) == "xmlns":
 			a.role = declaresPre
-			if err := p.bind(name, p.keepValue(a.attribute)); err != nil {
+			if err := p.bind(name, p.declaredSpace(a.attribute)); err != nil {
 				return err
 			}
 		case len(prefix) == 0 && string(name) == "xmlns":
 			a.role = declaresNS
-			f.dflt = p.keepValue(a.attribute)
+			f.dflt = p.declaredSpace(a.attribute)
 			if n := f.dflt.of(p.names); string(n) == ns.XML || string(n) == ns.XMLNS {
 				return malformed("reserved namespace")
 			}
@@ -237,13 +256,13 @@ func (p *Parser) bind(prefix []byte, namespace span) *Error {
 	return nil
 }
 
-// keepValue keeps what an attribute's value means.
-func (p *Parser) keepValue(a attribute) span {
+// declaredSpace keeps the namespace that a declaration names.
+func (p *Parser) declaredSpace(a attribute) span {
 	value := p.out[a.nameEnd+2 : a.end-1]
-	if bytes.IndexByte(value, '&') < 0 {
-		return p.keep(value)
+	if bytes.IndexByte(value, '&') >= 0 {
+		value = []byte(unescape(string(value)))
 	}
-	return p.keep([]byte(unescape(string(value))))
+	return p.space(value)
 }
 
 // unique refuses two attributes of one name (XML section 3.1, Namespaces in XML section 6.3).
@@ -265,8 +284,7 @@ func (p *Parser) sameName(a, b *tagAttr) bool {
 	}
 	_, x := p.parts(a.attribute)
 	_, y := p.parts(b.attribute)
-	return string(x) == string(y) &&
-		string(p.bindings[a.binding].ns.of(p.names)) == string(p.bindings[b.binding].ns.of(p.names))
+	return string(x) == string(y) && p.bindings[a.binding].ns == p.bindings[b.binding].ns
 }
 
 // asRead reports whether the tag is in canonical form as it was read.

@@ -72,9 +72,9 @@ func (p *Parser) cdata(b []byte) (int, *Error) {
 		return 1, nil
 	}
 	p.matched = 0
-	n := run(b, isText)
-	if bracket := bytes.IndexByte(b[:n], ']'); bracket >= 0 {
-		n = bracket
+	n := 0
+	for n < len(b) && b[n] != ']' && class[b[n]]&isText != 0 {
+		n++
 	}
 	p.out = append(p.out, b[:n]...)
 	if n > 0 {
