@@ -147,8 +147,8 @@ func (c *check) note(name, detail string, err error) {
 // advice is what an operator can do about a failed step.
 func (c *check) advice(step string, err error) string {
 	var (
-		unknown *x509.UnknownAuthorityError
-		invalid *x509.CertificateInvalidError
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
 		verdict *dialbackError
 		peer    *peerError
 	)

@@ -150,10 +150,16 @@ func (s *stage) accept() *peer {
 // answer answers a header as the receiving server.
 func (p *peer) answer(id, features string) {
 	p.t.Helper()
+	p.answerHeader(id)
+	p.send("<stream:features>%s</stream:features>", features)
+}
+
+func (p *peer) answerHeader(id string) {
+	p.t.Helper()
 	p.expect("version='1.0'")
 	p.expect(">")
 	p.send("<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' "+
-		"xmlns:db='jabber:server:dialback' id='%s' version='1.0'><stream:features>%s</stream:features>", id, features)
+		"xmlns:db='jabber:server:dialback' id='%s' version='1.0'>", id)
 }
 
 // receive plays the receiving server up to the features after TLS.
