@@ -130,6 +130,12 @@ func TestWith(t *testing.T) {
 	if back := changed.WithFrom(jid.JID{}).WithTo(jid.MustParse("x.example")).WithID("1"); back != s {
 		t.Errorf("got %+v\nwant %+v", back, s)
 	}
+	if same := changed.WithFrom(romeo).WithTo(juliet).WithID("2"); same != changed {
+		t.Errorf("what it was already: %+v", same)
+	}
+	if (Stanza{}).Kind.String() != "none" {
+		t.Error("a kind without name")
+	}
 	if e := read(t, `<message to='x.example'/>`); s.WithElement(e).Element != e {
 		t.Error("WithElement has another element")
 	}
