@@ -77,6 +77,7 @@ func TestCertificateMatrix(t *testing.T) {
 		"constrained CA, xmppAddr":     {"c.test", below(constrained.issue(t, otherNameSAN(t, idOnXMPPAddr, utf8, "c.test", false), "b.test")), false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			l.ca = ca
 			a := l.serve("a.test", options{})

@@ -108,6 +108,7 @@ func (in *incoming) opened(h stream.Header) error {
 	}
 	s.Local = to
 	if h.From == "" && s.Peer == "" {
+		in.judge() // proves nobody, but other domains may ask by dialback
 		return nil
 	}
 	from, err := parseDomain(h.From)
@@ -123,10 +124,7 @@ func (in *incoming) opened(h stream.Header) error {
 		s.Log.Info("another domain was refused", "peer", from, "reason", "policy")
 		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "this server does not talk to " + from}
 	}
-	if s.State()&stream.Secure == 0 {
-		return nil
-	}
-	if in.judge(); in.security.proof == "" && t.certificate {
+	if in.judge(); s.State()&stream.Secure != 0 && t.certificate && in.security.proof == "" {
 		s.Log.Info("another domain was refused", "peer", from, "reason", in.security.why)
 		return &stanza.StreamError{Condition: stanza.StreamNotAuthorized, Text: in.security.why.Error()}
 	}
@@ -287,6 +285,8 @@ func (in *incoming) conclude(p Pair, d dialback, err error) {
 	case errors.As(err, &verdict) && verdict.typ == "invalid":
 		in.s.SendRaw(d.answer("invalid", nil).String())
 		in.s.Close(nil)
+	case errors.As(err, &verdict): // XEP-0220 section 2.5: an error in step 3
+		in.s.SendRaw(d.answer("error", stanza.RemoteServerNotFound("the authoritative server does not serve the domain")).String())
 	default:
 		in.s.SendRaw(d.answer("error", publicReason(err)).String())
 	}

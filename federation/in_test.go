@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"tombolo/xmpp/ns"
 )
@@ -283,6 +284,7 @@ func TestDialbackAddresses(t *testing.T) {
 func TestInvalidKey(t *testing.T) {
 	for name, first := range map[string]bool{"as the first pair": true, "beside another pair": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			a := l.serve("a.test", options{})
 			authority := l.listen("victim.test")
@@ -344,6 +346,41 @@ func TestValidKey(t *testing.T) {
 	p.send("<message from='juliet@c.test' to='romeo@a.test'><body>x</body></message>")
 	p.expect("<invalid-from ")
 	a.quiet(t)
+}
+
+// A stream of ours whose other end has proved to be the authoritative server is asked; there is no
+// second one. That it does not answer has an end.
+func TestKeyIsVerifiedOnAProvenStream(t *testing.T) {
+	for name, answers := range map[string]bool{"it answers": true, "it does not": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			a := l.serve("a.test", options{config: func(c *Config) {
+				if !answers {
+					c.ConnectTime = 500 * time.Millisecond
+				}
+			}})
+			b := l.listen("b.test")
+			a.Send(message("a.test", "b.test", "hello"))
+			out := b.accept()
+			out.receiveKey(l.ca.issue(t, nil, "b.test"))
+			out.send("<db:result from='b.test' to='a.test' type='valid'/>")
+			out.expect("hello")
+
+			in := dialPeer(t, a)
+			in.open("b.test", "a.test", nil)
+			in.send("<db:result from='b.test' to='a.test'>key</db:result>")
+			id := between(out.expect("</db:verify>"), "id='", "'")
+			if !answers {
+				in.expect("type='error'><error type='wait'><remote-server-timeout ")
+				return
+			}
+			out.send("<db:verify from='b.test' to='a.test' id='%s' type='valid'/>", id)
+			in.expect("<db:result from='a.test' to='b.test' type='valid'>")
+			in.send("<message from='juliet@b.test' to='romeo@a.test'><body>x</body></message>")
+			a.wantMessage(t, "x")
+		})
+	}
 }
 
 func between(s, before, after string) string {

@@ -170,11 +170,16 @@ func (o *outgoing) giveUp(why error) {
 	o.s.Close(nil)
 }
 
-// succeed makes the stream ready, unless it was given up meanwhile. A policy that changed closes it.
+// succeed makes the stream ready, unless it was given up meanwhile.
 func (o *outgoing) succeed(self string) {
 	o.mu.Lock()
 	if o.settled {
 		o.mu.Unlock()
+		return
+	}
+	if _, allowed := o.f.trust.Load().of(o.Remote); !allowed { // Reload went by before the stream was known
+		o.mu.Unlock()
+		o.giveUp(&refusal{stanza.NotAllowed("this server does not talk to " + o.Remote), errChanged})
 		return
 	}
 	o.settled, o.isReady, o.self, o.readyAt = true, true, self, o.f.Now()

@@ -43,6 +43,7 @@ func TestTLSIsNotNegotiable(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			a := l.serve("a.test", options{})
 			b := l.listen("b.test")
@@ -118,6 +119,7 @@ func TestBounces(t *testing.T) {
 		}, "remote-server-timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			a := l.serve("a.test", options{config: func(conf *Config) { conf.ConnectTime = 500 * time.Millisecond }})
 			b := l.listen("b.test")
@@ -138,6 +140,7 @@ func TestBounces(t *testing.T) {
 func TestExternalRefused_RFC6120_6_4_5(t *testing.T) {
 	for name, closes := range map[string]bool{"on the same stream": false, "on a new stream": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			a := l.serve("a.test", options{})
 			b := l.listen("b.test")

@@ -82,7 +82,6 @@ func (p *pair) accept(st stanza.Stanza) *stanza.Error {
 		return publicReason(errClosing)
 	}
 	p.running = true
-	// Queued for long, it must not hold on to the read buffer that it was cut from.
 	p.queue = append(p.queue, st)
 	p.bytes += size
 	return nil

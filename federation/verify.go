@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,41 +17,30 @@ type question struct {
 // verify asks the authoritative server of p.Remote whether it made the key for our stream id. It
 // returns at once; done is called exactly once, from another goroutine, with nil if it did.
 func (f *Federation) verify(p Pair, id, key string, done func(error)) {
-	done = once(done)
-	ask := func(o *outgoing, answer func(error)) {
-		o.ask(question{p, id}, key, answer)
-	}
-	if o := f.proven(p); o != nil {
-		ask(o, func(err error) {
-			if errors.Is(err, errLost) && f.start(func() { f.verifyAnew(p, ask, done) }) {
+	q, once := question{p, id}, sync.Once{}
+	conclude := func(err error) { once.Do(func() { done(err) }) }
+	ask := func() {
+		ctx, cancel := context.WithTimeout(f.work, f.ConnectTime)
+		defer cancel()
+		if o := f.proven(p); o != nil {
+			if err := o.ask(ctx, q, key); !errors.Is(err, errLost) {
+				conclude(err)
 				return
 			}
-			done(err)
-		})
-		return
+		}
+		var asking sync.WaitGroup
+		err := f.reach(ctx, p, &purpose{ready: func(o *outgoing) {
+			asking.Go(func() {
+				conclude(o.ask(ctx, q, key)) // before the peer has closed its side, which may take long
+				o.s.Close(nil)
+			})
+		}})
+		asking.Wait()
+		conclude(cmp.Or(err, errLost))
 	}
-	if !f.start(func() { f.verifyAnew(p, ask, done) }) {
-		done(errClosing)
+	if !f.start(ask) {
+		conclude(errClosing)
 	}
-}
-
-// verifyAnew opens a stream for one question.
-func (f *Federation) verifyAnew(p Pair, ask func(*outgoing, func(error)), done func(error)) {
-	ctx, cancel := context.WithTimeout(f.work, f.ConnectTime)
-	defer cancel()
-	late := context.AfterFunc(ctx, func() { done(fmt.Errorf("verification of a dialback key: %w", context.Cause(ctx))) })
-	defer late()
-	err := f.reach(ctx, p, &purpose{ready: func(o *outgoing) {
-		ask(o, func(err error) {
-			done(err)
-			o.s.Close(nil)
-		})
-		context.AfterFunc(ctx, func() { o.s.Close(nil) })
-	}})
-	if err == nil {
-		err = errLost
-	}
-	done(err)
 }
 
 // proven finds a stream of ours whose other end has proved to be p.Remote, which is more than an
@@ -77,21 +67,30 @@ func (f *Federation) proven(p Pair) *outgoing {
 	return o
 }
 
-// ask sends a question; answer is called once, with errLost if the stream ends before an answer.
-func (o *outgoing) ask(q question, key string, answer func(error)) {
+// ask sends a question and waits for the answer: nil for "valid", errLost if the stream ended before.
+func (o *outgoing) ask(ctx context.Context, q question, key string) error {
+	answer := make(chan error, 1)
 	o.mu.Lock()
 	_, taken := o.asked[q]
 	if o.over || taken {
 		o.mu.Unlock()
-		answer(errLost)
-		return
+		return errLost
 	}
 	if o.asked == nil {
 		o.asked = make(map[question]func(error))
 	}
-	o.asked[q] = answer
+	o.asked[q] = func(err error) { answer <- err }
 	o.mu.Unlock()
 	o.s.SendRaw(dialback{name: "verify", from: q.Local, to: q.Remote, id: q.id, key: key}.String())
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.asked, q)
+		return fmt.Errorf("the authoritative server does not answer: %w", context.Cause(ctx))
+	}
 }
 
 // verified takes an answer. Only one that was asked for on this very stream counts, and once (XEP-0220
@@ -110,10 +109,4 @@ func (o *outgoing) verified(d dialback) {
 	default:
 		answer(&dialbackError{d.typ, d.err})
 	}
-}
-
-// once makes every call but the first do nothing.
-func once(fn func(error)) func(error) {
-	var o sync.Once
-	return func(err error) { o.Do(func() { fn(err) }) }
 }
