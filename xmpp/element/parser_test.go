@@ -102,6 +102,8 @@ var refused = []struct{ name, condition, in string }{
 	{"RFC 6120 11.1: DTD inside", restrictedXML, header + `<a><!DOCTYPE a>`},
 	{"RFC 6120 11.1: entity", restrictedXML, header + `<a>&nbsp;`},
 	{"RFC 6120 11.1: entity in a value", restrictedXML, header + `<a b='&foo;`},
+	{"RFC 6120 4.9.3.1: an element that other parsers find in another namespace", badFormat, header + `<a><xmlns/></a>`},
+	{"RFC 6120 4.9.3.1: the same with a prefix", badFormat, header + `<p:xmlns xmlns:p='u'/>`},
 	{"RFC 6120 4.9.3.1: text between stanzas", badFormat, header + `<a/>x`},
 	{"RFC 6120 4.9.3.1: reference between stanzas", badFormat, header + `&#32;`},
 	{"RFC 6120 4.9.3.1: CDATA between stanzas", badFormat, header + `<![CDATA[ ]]>`},

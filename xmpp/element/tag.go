@@ -114,6 +114,11 @@ func (p *Parser) nameBytes(b []byte) (int, *Error) {
 	name := attribute{p.name, p.colon, len(p.out), 0}
 	p.scoped = p.scoped || p.colon >= 0
 	if p.state == inTagName {
+		if string(p.out[max(p.name, p.colon+1):]) == "xmlns" {
+			// Namespaces in XML reserves it, and encoding/xml finds such an element in no namespace,
+			// whatever its surroundings declare.
+			return n, &Error{Condition: badFormat, Text: "an element named xmlns"}
+		}
 		p.element, p.state = name, afterValue
 	} else {
 		p.attrs = append(p.attrs, tagAttr{attribute: name})
