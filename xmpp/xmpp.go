@@ -250,6 +250,8 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.Listen(); err != nil {
 		return errors.Join(err, s.Close())
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	work, end := context.WithCancel(context.Background())
 	defer end()
 	failed := make(chan error, len(s.listeners)+len(s.features)+2)
@@ -275,6 +277,7 @@ func (s *Server) Run(ctx context.Context) error {
 		err = s.wait(ctx, failed)
 	}
 
+	stop() // the same for everything that serves or works, whatever ended the server
 	s.closeListeners()
 	deadline, cancel := context.WithTimeout(context.Background(), time.Duration(s.config.Limits.Shutdown))
 	defer cancel()
