@@ -301,3 +301,16 @@ func pause(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
+
+// readRoots reads the CA of a lab in another process.
+func readRoots(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("no certificate in %s", file)
+	}
+	return pool, nil
+}

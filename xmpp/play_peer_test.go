@@ -89,13 +89,23 @@ type login struct {
 
 // connect logs in and binds a resource with mellium's client.
 func connect(ctx context.Context, l login) (*peer, error) {
-	origin, err := melliumjid.Parse(l.jid)
+	p, session, err := negotiate(ctx, l)
 	if err != nil {
 		return nil, err
 	}
+	go p.read(session.TokenReader().Token)
+	return p, nil
+}
+
+// negotiate is connect for those who read from the connection themselves.
+func negotiate(ctx context.Context, l login) (*peer, *xmpp.Session, error) {
+	origin, err := melliumjid.Parse(l.jid)
+	if err != nil {
+		return nil, nil, err
+	}
 	p, err := dialTCP(ctx, l.address)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	config := &tls.Config{ServerName: origin.Domainpart(), RootCAs: l.roots, MinVersion: tls.VersionTLS12}
 	if l.direct {
@@ -106,11 +116,10 @@ func connect(ctx context.Context, l login) (*peer, error) {
 		xmpp.SASL("", l.password, sasl.ScramSha256Plus, sasl.ScramSha256, sasl.ScramSha1), bindResource(origin))
 	if err != nil {
 		p.cut()
-		return nil, err
+		return nil, nil, err
 	}
 	p.conn = session.Conn()
-	go p.read(session.TokenReader().Token)
-	return p, nil
+	return p, session, nil
 }
 
 // bindResource is resource binding as RFC 6120 section 7.7 has it. mellium's own sends an empty
