@@ -384,6 +384,9 @@ func startProsody(t *testing.T, s site) partner {
 	}
 	c := start(t, dir, nil, program, "--config", filepath.Join(dir, "prosody.cfg.lua"), "-F")
 	c.listens(t, p.client)
+	if strings.Contains(c.output.String(), "missing lua-unbound") { // then it asks the system's DNS
+		missing(t, "lua-unbound for Prosody", "lua-unbound")
+	}
 	p.doubts = func(domain string, w way) string {
 		received := map[string][]string{
 			"EXTERNAL": {"Accepting SASL EXTERNAL identity from " + domain},
