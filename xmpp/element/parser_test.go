@@ -107,6 +107,7 @@ var refused = []struct{ name, condition, in string }{
 	{"RFC 6120 4.9.3.1: text between stanzas", badFormat, header + `<a/>x`},
 	{"RFC 6120 4.9.3.1: reference between stanzas", badFormat, header + `&#32;`},
 	{"RFC 6120 4.9.3.1: CDATA between stanzas", badFormat, header + `<![CDATA[ ]]>`},
+	{"RFC 6120 4.9.3.2: attributes that other parsers take for declarations", badNamespacePrefix, header + `<a xmlns:p='xmlns' p:b=''/>`},
 	{"RFC 6120 4.9.3.2: the prefix xml on an element", badNamespacePrefix, header + `<xml:a/>`},
 
 	{"XML 2.2: control character", notWellFormed, header + "<a>\x01"},

@@ -247,6 +247,8 @@ func (p *Parser) bind(prefix []byte, namespace span) *Error {
 		return malformed("reserved prefix or namespace")
 	case isXML:
 		return nil
+	case string(name) == "xmlns": // as encoding/xml calls that of declarations, which it takes such attributes for
+		return &Error{Condition: badNamespacePrefix, Text: "a prefix for the namespace xmlns"}
 	case len(name) == 0:
 		return malformed("prefix without a namespace")
 	case len(p.bindings)-p.declared >= p.limits.Namespaces:
