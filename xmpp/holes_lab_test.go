@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 )
 
@@ -300,4 +303,17 @@ func elements(t testing.TB, text string) []*tree {
 			}
 		}
 	}
+}
+
+// hasAccount says whether there is an account.
+func (g *target) hasAccount(t testing.TB, name string) bool {
+	t.Helper()
+	err := g.store.View(func(tx storage.Tx) error {
+		_, err := tx.Accounts().Get(jid.MustParse(name + "@a.test"))
+		return err
+	})
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
