@@ -75,6 +75,7 @@ const MaxKey = 4096
 // the nanosecond. JID order is by domain, then local part, then resource, each byte by byte.
 type Tx interface {
 	Accounts() Accounts
+	Clients() Clients
 	Rosters() Rosters
 	Offline() Offline
 	LastPresence() LastPresence
@@ -103,6 +104,9 @@ type Account struct {
 	Credentials []Credential
 	Disabled    bool
 	Created     time.Time
+	// Generation is another number whenever what was proved before counts no more: after a new
+	// password, after the account was disabled. The caller chooses it.
+	Generation uint64
 }
 
 // A Credential is what SCRAM (RFC 5802 section 3) needs to verify a user with one hash.
@@ -112,6 +116,45 @@ type Credential struct {
 	Iterations int
 	StoredKey  []byte
 	ServerKey  []byte
+}
+
+// Clients are the programs and devices that may log in to an account, by the identifier that each
+// chose for itself (the user-agent of XEP-0388).
+type Clients interface {
+	Get(owner jid.JID, id string) (Client, error) // ErrNotFound
+	// Put stores a client in place of the one with that identifier. ErrFull for an empty
+	// identifier and for one above MaxKey.
+	Put(owner jid.JID, client Client) error
+	Delete(owner jid.JID, id string) error // ErrNotFound
+	// All returns the clients of an account in order of their identifiers, byte by byte; none is
+	// not an error.
+	All(owner jid.JID) ([]Client, error)
+}
+
+// A Client is what is known of one (XEP-0494). One with neither Password nor a token has no access.
+type Client struct {
+	ID        string
+	Software  string
+	Device    string
+	FirstSeen time.Time
+	LastSeen  time.Time
+	Mechanism string // of its latest login
+	Address   string // that it came from; empty where that is not kept
+	Password  bool   // it has proved the password that the account has now
+	// Generation is another number whenever what the client proved with a token counts no more.
+	// The caller chooses it.
+	Generation uint64
+	// The two slots of XEP-0484 section 5.1.
+	Current Token
+	New     Token
+}
+
+// A Token lets a client log in without the password (XEP-0484), by one mechanism and until it
+// expires. The zero Token is an empty slot.
+type Token struct {
+	Sealed    []byte // encrypted by the caller, with a key that is not in the store
+	Mechanism string
+	Expiry    time.Time
 }
 
 // Rosters are the contacts and subscriptions of each account (RFC 6121 section 2).

@@ -25,7 +25,16 @@ type format struct {
 }
 
 // current is the format that this program writes. Change the file by adding a migration to it.
-var current = format{}
+var current = format{migrations: []func(*bbolt.Tx) error{
+	addClients,
+}}
+
+// addClients makes room for the clients of accounts. The rows of accounts, which have a generation
+// since then, are rewritten when they change.
+func addClients(tx *bbolt.Tx) error {
+	_, err := tx.CreateBucketIfNotExists([]byte("clients"))
+	return err
+}
 
 func (f format) version() uint32 { return uint32(len(f.migrations)) + 1 }
 

@@ -2,11 +2,15 @@ package bolt
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -111,15 +115,15 @@ func TestMigration(t *testing.T) {
 	fillStore(t, path)
 
 	// A step that fails changes nothing, whatever the steps before it did.
-	failing := format{migrations: append(next.migrations[:1:1], func(*bbolt.Tx) error { return errors.New("oops") })}
-	if _, err := open(path, Options{}, failing); err == nil || !strings.Contains(err.Error(), "from format 2 to 3: oops") {
+	failing := format{migrations: append(slices.Clip(next.migrations), func(*bbolt.Tx) error { return errors.New("oops") })}
+	if _, err := open(path, Options{}, failing); err == nil || !strings.Contains(err.Error(), "from format 3 to 4: oops") {
 		t.Errorf("failing migration: %v", err)
 	}
 	checkFilled(t, path, current)
 
 	checkFilled(t, path, next)
 	checkFilled(t, path, next) // the second time there is nothing to do
-	copied := path + ".v1"
+	copied := path + ".v2"
 	if err := Verify(copied); err != nil {
 		t.Errorf("copy of the old file: %v", err)
 	}
@@ -130,7 +134,7 @@ func TestMigration(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Open(path, Options{})
-	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "format 2") {
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "format 3") {
 		t.Errorf("Open of a newer file: %v", err)
 	}
 	if err := Verify(path); !errors.Is(err, ErrNewer) {
@@ -139,6 +143,68 @@ func TestMigration(t *testing.T) {
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, before) {
 		t.Errorf("the refused file changed, %v", err)
 	}
+}
+
+// TestFormat1 opens a file that the program wrote when its format was 1, before there were clients
+// and generations.
+func TestFormat1(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tombolo.db")
+	packed, err := os.Open(filepath.Join("testdata", "format1.db.gz"))
+	must(t, err)
+	defer packed.Close()
+	unpacked, err := gzip.NewReader(packed)
+	must(t, err)
+	old, err := io.ReadAll(unpacked)
+	must(t, err)
+	must(t, os.WriteFile(path, old, 0o600))
+	must(t, Verify(path)) // as a copy that is to be restored
+
+	want := storage.Account{
+		JID: juliet,
+		Credentials: []storage.Credential{
+			{Mechanism: "SCRAM-SHA-1", Salt: []byte("salt1"), Iterations: 4096, StoredKey: []byte("stored1"), ServerKey: []byte("server1")},
+			{Mechanism: "SCRAM-SHA-256", Salt: []byte("salt2"), Iterations: 10000, StoredKey: []byte("stored2"), ServerKey: []byte("server2")},
+		},
+		Created: time.Unix(1e9, 5).UTC(),
+	}
+	client := storage.Client{ID: "phone", FirstSeen: time.Unix(1, 0).UTC(), LastSeen: time.Unix(2, 0).UTC()}
+	for range 2 { // the second time there is nothing to migrate
+		s, err := Open(path, Options{})
+		must(t, err)
+		must(t, s.View(func(tx storage.Tx) error {
+			got, err := tx.Accounts().Get(juliet)
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v\nwant %+v", got, want)
+			}
+			return err
+		}))
+		want.Generation++
+		must(t, s.Submit(func(tx storage.Tx) error {
+			return errors.Join(tx.Accounts().Update(want), tx.Clients().Put(juliet, client))
+		}).Wait(within(t)))
+		must(t, s.View(func(tx storage.Tx) error {
+			n := 0
+			for _, err := range tx.Accounts().All("") { // one of them still as it was
+				must(t, err)
+				n++
+			}
+			messages, err := tx.Offline().Count(juliet)
+			if n != 2 || messages != 1 || err != nil {
+				t.Errorf("%d accounts, %d messages, %v", n, messages, err)
+			}
+			return nil
+		}))
+		must(t, s.Close())
+		must(t, Verify(path))
+	}
+	must(t, Verify(path+".v1")) // the copy from before the migration
+	must(t, readOnly(path+".v1", func(tx *bbolt.Tx) error {
+		version, err := fileVersion(tx)
+		if version != 1 || tx.Bucket([]byte("clients")) != nil {
+			t.Errorf("it has version %d", version)
+		}
+		return err
+	}))
 }
 
 // TestBackup copies a store while it is written to. The copy is complete up to some commit.
@@ -283,6 +349,18 @@ func TestDamaged(t *testing.T) {
 				return tx.Bucket([]byte("accounts")).Put(ownerKey(juliet), []byte{rowVersion, 0, 0, 0, 9})
 			})
 		}, true},
+		{"with a client that has no name", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("clients")).Put(ownerKey(juliet), encodeClient(storage.Client{}))
+			})
+		}, true},
+		{"with an account of a later kind", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error {
+				row := encodeAccount(storage.Account{})
+				row[0] = accountVersion + 1
+				return tx.Bucket([]byte("accounts")).Put(ownerKey(juliet), row)
+			})
+		}, true},
 		{"with a row from nowhere", func(t *testing.T, path string) {
 			edit(t, path, func(tx *bbolt.Tx) error {
 				return tx.Bucket([]byte("offline")).Put([]byte("no owner"), encodeNumber(1))
@@ -367,6 +445,8 @@ func FuzzCheckRow(f *testing.F) {
 	f.Add(uint8(inPresence), key, encodeStanza(time.Now(), ""))
 	f.Add(uint8(inBlocklists), appendJID(key[:len(key):len(key)], juliet), encodeBlob(""))
 	f.Add(uint8(inSecrets), []byte("name"), encodeBlob("value"))
+	f.Add(uint8(inClients), append(key[:len(key):len(key)], "phone"...), encodeClient(storage.Client{
+		Software: "Gajim", New: storage.Token{Sealed: []byte("sealed")}}))
 	f.Add(uint8(inAccounts), key, []byte{rowVersion, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1})
 	f.Fuzz(func(t *testing.T, in uint8, key, value []byte) {
 		_ = buckets[int(in)%len(buckets)].check(key, value)

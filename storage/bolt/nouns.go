@@ -95,6 +95,57 @@ func (a accounts) All(domain string) iter.Seq2[storage.Account, error] {
 	}
 }
 
+type clients struct{ *txn }
+
+func (c clients) Get(owner jid.JID, id string) (storage.Client, error) {
+	key := append(ownerKey(owner), id...)
+	value := c.get(inClients, key)
+	if value == nil || id == "" {
+		return storage.Client{}, fmt.Errorf("get client %q of %s: %w", id, owner, storage.ErrNotFound)
+	}
+	client, err := decodeClient([]byte(id), value)
+	if err != nil {
+		return storage.Client{}, damaged(inClients, key, err)
+	}
+	return client, nil
+}
+
+func (c clients) Put(owner jid.JID, client storage.Client) error {
+	err := error(storage.ErrFull)
+	if client.ID != "" && len(client.ID) <= storage.MaxKey {
+		err = c.put(inClients, append(ownerKey(owner), client.ID...), encodeClient(client))
+	}
+	if err != nil {
+		return fmt.Errorf("put client %q of %s: %w", client.ID, owner, err)
+	}
+	return nil
+}
+
+func (c clients) Delete(owner jid.JID, id string) error {
+	key := append(ownerKey(owner), id...)
+	err := error(storage.ErrNotFound)
+	if c.get(inClients, key) != nil {
+		err = c.delete(inClients, key)
+	}
+	if err != nil {
+		return fmt.Errorf("delete client %q of %s: %w", id, owner, err)
+	}
+	return nil
+}
+
+func (c clients) All(owner jid.JID) ([]storage.Client, error) {
+	var list []storage.Client
+	key := ownerKey(owner)
+	for k, value := range c.scan(inClients, key, key) {
+		client, err := decodeClient(k[len(key):], value)
+		if err != nil {
+			return nil, damaged(inClients, k, err)
+		}
+		list = append(list, client)
+	}
+	return list, nil
+}
+
 type rosters struct{ *txn }
 
 func (r rosters) Get(owner jid.JID) (roster storage.Roster, err error) {

@@ -24,6 +24,7 @@ const (
 	inPrivate
 	inVCards
 	inSecrets
+	inClients
 )
 
 // buckets are the names in the file, what each says in an error, whether its keys begin with an
@@ -41,6 +42,7 @@ var buckets = [...]struct {
 	inPrivate:    {"private", "private XML", true, checkDocument},
 	inVCards:     {"vcards", "vCard", true, checkDocument},
 	inSecrets:    {"secrets", "secret", false, checkSecret},
+	inClients:    {"clients", "client", true, checkClient},
 }
 
 // Keys.
@@ -50,6 +52,7 @@ var buckets = [...]struct {
 //	offline                  owner: how many; owner number (8 bytes): a message
 //	blocklist                owner blocked
 //	private, vcards          owner key
+//	clients                  owner identifier
 //	secrets                  name
 //
 // An owner is domain NUL local NUL, any other JID domain NUL local NUL resource. No part of a JID
@@ -102,7 +105,10 @@ func numberKey(owner []byte, number uint64) []byte {
 // without a migration of the whole file. Then numbers are varints, strings are preceded by their
 // length, times are seconds and nanoseconds since 1970.
 
-const rowVersion = 1
+const (
+	rowVersion     = 1
+	accountVersion = 2 // with a generation; in rows of version 1 it is 0
+)
 
 var errDamaged = errors.New("row is damaged")
 
@@ -137,10 +143,19 @@ type decoder struct {
 }
 
 func readRow(value []byte) *decoder {
-	if len(value) == 0 || value[0] != rowVersion {
-		return &decoder{err: errDamaged}
+	d, version := readVersionedRow(value, rowVersion)
+	if d.err == nil && version != rowVersion {
+		d.fail()
 	}
-	return &decoder{rest: string(value[1:])}
+	return d
+}
+
+// readVersionedRow is readRow for a kind of row that exists in all versions up to newest.
+func readVersionedRow(value []byte, newest byte) (d *decoder, version byte) {
+	if len(value) == 0 || value[0] < rowVersion || value[0] > newest {
+		return &decoder{err: errDamaged}, 0
+	}
+	return &decoder{rest: string(value[1:])}, value[0]
 }
 
 func (d *decoder) fail() {
@@ -205,6 +220,7 @@ func (d *decoder) end() error {
 
 func encodeAccount(a storage.Account) []byte {
 	e := newRow(160 * (1 + len(a.Credentials)))
+	e[0] = accountVersion
 	e.flags(a.Disabled)
 	e.time(a.Created)
 	e.uint(uint64(len(a.Credentials)))
@@ -215,6 +231,7 @@ func encodeAccount(a storage.Account) []byte {
 		e.bytes(c.StoredKey)
 		e.bytes(c.ServerKey)
 	}
+	e.uint(a.Generation)
 	return e
 }
 
@@ -222,7 +239,7 @@ func decodeAccount(key, value []byte) (a storage.Account, err error) {
 	if a.JID, err = parseJID(key); err != nil {
 		return a, err
 	}
-	d := readRow(value)
+	d, version := readVersionedRow(value, accountVersion)
 	d.flags(&a.Disabled)
 	a.Created = d.time()
 	if n := d.count(); n > 0 {
@@ -236,7 +253,50 @@ func decodeAccount(key, value []byte) (a storage.Account, err error) {
 		c.StoredKey = d.bytes()
 		c.ServerKey = d.bytes()
 	}
+	if version >= accountVersion {
+		a.Generation = d.uint()
+	}
 	return a, d.end()
+}
+
+func encodeClient(c storage.Client) []byte {
+	e := newRow(96 + len(c.Software) + len(c.Device) + len(c.Current.Sealed) + len(c.New.Sealed))
+	e.flags(c.Password)
+	e.string(c.Software)
+	e.string(c.Device)
+	e.time(c.FirstSeen)
+	e.time(c.LastSeen)
+	e.string(c.Mechanism)
+	e.string(c.Address)
+	e.uint(c.Generation)
+	for _, t := range []storage.Token{c.Current, c.New} {
+		e.bytes(t.Sealed)
+		e.string(t.Mechanism)
+		e.time(t.Expiry)
+	}
+	return e
+}
+
+// decodeClient reads a row whose key was id after its owner.
+func decodeClient(id, value []byte) (storage.Client, error) {
+	c := storage.Client{ID: string(id)}
+	d := readRow(value)
+	d.flags(&c.Password)
+	c.Software = d.string()
+	c.Device = d.string()
+	c.FirstSeen = d.time()
+	c.LastSeen = d.time()
+	c.Mechanism = d.string()
+	c.Address = d.string()
+	c.Generation = d.uint()
+	for _, t := range []*storage.Token{&c.Current, &c.New} {
+		if t.Sealed = d.bytes(); len(t.Sealed) == 0 {
+			t.Sealed = nil
+		}
+		t.Mechanism = d.string()
+		t.Expiry = d.time()
+	}
+	return c, d.end()
 }
 
 func encodeNumber(n uint64) []byte {
@@ -307,6 +367,18 @@ func decodeBlob(value []byte) (string, error) {
 
 func checkAccount(key, value []byte) error {
 	_, err := decodeAccount(key, value)
+	return err
+}
+
+func checkClient(key, value []byte) error {
+	_, _, id, err := cutJID(key)
+	if err != nil {
+		return err
+	}
+	if len(id) == 0 {
+		return errDamaged
+	}
+	_, err = decodeClient(id, value)
 	return err
 }
 

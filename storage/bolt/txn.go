@@ -30,6 +30,7 @@ type write struct {
 }
 
 func (t *txn) Accounts() storage.Accounts         { return accounts{t} }
+func (t *txn) Clients() storage.Clients           { return clients{t} }
 func (t *txn) Rosters() storage.Rosters           { return rosters{t} }
 func (t *txn) Offline() storage.Offline           { return offline{t} }
 func (t *txn) LastPresence() storage.LastPresence { return lastPresence{t} }

@@ -74,6 +74,7 @@ func (a accounts) All(domain string) iter.Seq2[storage.Account, error] {
 func (tx *txn) erase(account jid.JID) error {
 	for _, remove := range []func() error{
 		func() error { return remove(tx, tx.accounts, account) },
+		func() error { return remove(tx, tx.clients, account) },
 		func() error { return remove(tx, tx.rosters, account) },
 		func() error { return remove(tx, tx.offline, account) },
 		func() error { return remove(tx, tx.presence, account) },
@@ -97,6 +98,68 @@ func cloneAccount(a storage.Account) storage.Account {
 		c.Salt, c.StoredKey, c.ServerKey = bytes.Clone(c.Salt), bytes.Clone(c.StoredKey), bytes.Clone(c.ServerKey)
 	}
 	return a
+}
+
+type clients struct{ *txn }
+
+func (c clients) Get(owner jid.JID, id string) (storage.Client, error) {
+	kept, ok := c.clients[owner.Bare()][id]
+	if !ok {
+		return storage.Client{}, fmt.Errorf("get client %q of %s: %w", id, owner, storage.ErrNotFound)
+	}
+	return cloneClient(kept), nil
+}
+
+func (c clients) Put(owner jid.JID, client storage.Client) error {
+	fail := func(err error) error {
+		return fmt.Errorf("put client %q of %s: %w", client.ID, owner, err)
+	}
+	if client.ID == "" || len(client.ID) > storage.MaxKey {
+		return fail(storage.ErrFull)
+	}
+	rows := make(map[string]storage.Client)
+	maps.Copy(rows, c.clients[owner.Bare()])
+	rows[client.ID] = cloneClient(client)
+	if err := put(c.txn, c.clients, owner.Bare().Clone(), rows); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+func (c clients) Delete(owner jid.JID, id string) error {
+	fail := func(err error) error {
+		return fmt.Errorf("delete client %q of %s: %w", id, owner, err)
+	}
+	if _, ok := c.clients[owner.Bare()][id]; !ok {
+		return fail(storage.ErrNotFound)
+	}
+	rows := maps.Clone(c.clients[owner.Bare()])
+	delete(rows, id)
+	if err := put(c.txn, c.clients, owner.Bare().Clone(), rows); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+func (c clients) All(owner jid.JID) ([]storage.Client, error) {
+	rows := c.clients[owner.Bare()]
+	var list []storage.Client
+	for _, id := range slices.Sorted(maps.Keys(rows)) {
+		list = append(list, cloneClient(rows[id]))
+	}
+	return list, nil
+}
+
+func cloneClient(c storage.Client) storage.Client {
+	c.FirstSeen, c.LastSeen = c.FirstSeen.UTC().Round(0), c.LastSeen.UTC().Round(0)
+	c.Current, c.New = cloneToken(c.Current), cloneToken(c.New)
+	return c
+}
+
+func cloneToken(t storage.Token) storage.Token {
+	t.Sealed = append([]byte(nil), t.Sealed...) // an empty one is none
+	t.Expiry = t.Expiry.UTC().Round(0)
+	return t
 }
 
 type rosters struct{ *txn }

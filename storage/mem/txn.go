@@ -13,6 +13,7 @@ import (
 // appending to a slice beyond its length), so that the value from before is enough to undo.
 type state struct {
 	accounts map[jid.JID]storage.Account
+	clients  map[jid.JID]map[string]storage.Client
 	rosters  map[jid.JID]storage.Roster
 	offline  map[jid.JID][]storage.OfflineMessage
 	presence map[jid.JID]presence
@@ -26,6 +27,7 @@ type state struct {
 func newState() *state {
 	return &state{
 		accounts: make(map[jid.JID]storage.Account),
+		clients:  make(map[jid.JID]map[string]storage.Client),
 		rosters:  make(map[jid.JID]storage.Roster),
 		offline:  make(map[jid.JID][]storage.OfflineMessage),
 		presence: make(map[jid.JID]presence),
@@ -45,6 +47,7 @@ type txn struct {
 }
 
 func (tx *txn) Accounts() storage.Accounts         { return accounts{tx} }
+func (tx *txn) Clients() storage.Clients           { return clients{tx} }
 func (tx *txn) Rosters() storage.Rosters           { return rosters{tx} }
 func (tx *txn) Offline() storage.Offline           { return offline{tx} }
 func (tx *txn) LastPresence() storage.LastPresence { return lastPresence{tx} }

@@ -23,6 +23,25 @@ func account(j jid.JID) storage.Account {
 	}
 }
 
+// client is one with all there is.
+func client(id string) storage.Client {
+	return storage.Client{
+		ID: id, Software: "Gajim", Device: "Juliet's phone",
+		FirstSeen: time.Date(2024, 2, 29, 12, 0, 0, 1, time.UTC),
+		LastSeen:  time.Date(2024, 2, 29, 13, 0, 0, 2, time.UTC),
+		Mechanism: "HT-SHA-256-EXPR", Address: "127.0.0.1", Password: true, Generation: 1 << 63,
+		Current: storage.Token{
+			Sealed: []byte{0, 1, 255}, Mechanism: "HT-SHA-256-EXPR", Expiry: time.Date(2024, 3, 29, 12, 0, 0, 3, time.UTC),
+		},
+		New: storage.Token{
+			Sealed: []byte{2}, Mechanism: "HT-SHA-256-NONE", Expiry: time.Date(2024, 4, 29, 12, 0, 0, 4, time.UTC),
+		},
+	}
+}
+
+// everything is how many rows fill makes, as func rows counts them.
+const everything = 11
+
 // fill gives an account, new or not, a row in every noun, and changes a secret.
 func fill(tx storage.Tx, j jid.JID) error {
 	if _, err := tx.Accounts().Get(j); err != nil {
@@ -38,6 +57,9 @@ func fill(tx storage.Tx, j jid.JID) error {
 
 // write gives an owner rows in every noun but the account itself.
 func write(tx storage.Tx, j jid.JID) error {
+	if err := tx.Clients().Put(j, client("phone")); err != nil {
+		return err
+	}
 	for _, contact := range []jid.JID{nurse, romeo} {
 		if err := tx.Rosters().Put(j, storage.RosterItem{Contact: contact, Name: "N", To: true}, 7); err != nil {
 			return err
@@ -72,6 +94,13 @@ func rows(t *testing.T, s storage.Store, owner jid.JID) []string {
 	view(t, s, func(tx storage.Tx) error {
 		if a, err := tx.Accounts().Get(owner); err == nil {
 			add("account", a)
+		}
+		clients, err := tx.Clients().All(owner)
+		if err != nil {
+			return err
+		}
+		if len(clients) > 0 {
+			add("clients", clients)
 		}
 		roster, err := tx.Rosters().Get(owner)
 		if err != nil {
@@ -149,6 +178,7 @@ func testAccounts(t *testing.T, s storage.Store) {
 	want.Disabled = true
 	want.Credentials = want.Credentials[:1]
 	want.Created = time.Time{}
+	want.Generation = 1<<64 - 1
 	do(t, s, func(tx storage.Tx) error { return tx.Accounts().Update(want) })
 	equal(t, "updated", get(), want)
 
@@ -281,7 +311,7 @@ func testDeleteAccountRemovesAll(t *testing.T, s storage.Store) {
 	do(t, s, func(tx storage.Tx) error { return write(tx, juliet) })
 	do(t, s, func(tx storage.Tx) error { return tx.Accounts().Create(account(juliet)) })
 	do(t, s, func(tx storage.Tx) error { return write(tx, juliet) })
-	if len(rows(t, s, juliet)) != 10 {
+	if len(rows(t, s, juliet)) != everything {
 		t.Fatalf("juliet's rows: %q", rows(t, s, juliet))
 	}
 	do(t, s, func(tx storage.Tx) error { return tx.Accounts().Delete(juliet) })
@@ -296,6 +326,69 @@ func testCreateAccountInheritsNothing(t *testing.T, s storage.Store) {
 	equal(t, "rows of the new account", len(rows(t, s, juliet)), 1)
 	do(t, s, func(tx storage.Tx) error { return tx.Accounts().Delete(juliet) })
 	equal(t, "rows of others", dump(t, s), want)
+}
+
+func testClients(t *testing.T, s storage.Store) {
+	get := func(id string) (c storage.Client, err error) {
+		err = s.View(func(tx storage.Tx) (err error) { c, err = tx.Clients().Get(juliet, id); return err })
+		return c, err
+	}
+	all := func(owner jid.JID) (ids []string) {
+		view(t, s, func(tx storage.Tx) error {
+			clients, err := tx.Clients().All(owner)
+			for _, c := range clients {
+				ids = append(ids, c.ID)
+				one, err := tx.Clients().Get(owner, c.ID)
+				equal(t, "in All and alone", c, one)
+				if err != nil {
+					return err
+				}
+			}
+			return err
+		})
+		return ids
+	}
+	put := func(c storage.Client) error {
+		return try(t, s, func(tx storage.Tx) error { return tx.Clients().Put(juliet, c) })
+	}
+	remove := func(id string) error {
+		return try(t, s, func(tx storage.Tx) error { return tx.Clients().Delete(juliet, id) })
+	}
+	_, err := get("phone")
+	wantErr(t, "Get", err, storage.ErrNotFound)
+	_, err = get("")
+	wantErr(t, "Get of no name", err, storage.ErrNotFound)
+	wantErr(t, "Delete", remove("phone"), storage.ErrNotFound)
+	wantErr(t, "Delete of no name", remove(""), storage.ErrNotFound)
+	equal(t, "none", all(juliet), []string(nil))
+
+	want := client("phone")
+	wantErr(t, "Put", put(want), nil)
+	got, err := get("phone")
+	equal(t, "put", got, want)
+	wantErr(t, "Get", err, nil)
+
+	want = storage.Client{ID: "phone"}
+	empty := storage.Client{ID: "phone", Current: storage.Token{Sealed: []byte{}}}
+	empty.FirstSeen = time.Time{}.In(time.FixedZone("", 3600))
+	wantErr(t, "Put", put(empty), nil)
+	got, err = get("phone")
+	equal(t, "replaced", got, want)
+	wantErr(t, "Get", err, nil)
+
+	for _, id := range []string{"z", "phone\x00", "phon", "phone2", "Phone", "\xff"} {
+		wantErr(t, "Put", put(client(id)), nil)
+	}
+	do(t, s, func(tx storage.Tx) error { return tx.Clients().Put(juliet2, client("phone3")) })
+	equal(t, "in order", all(juliet), []string{"Phone", "phon", "phone", "phone\x00", "phone2", "z", "\xff"})
+	wantErr(t, "Delete", remove("phone"), nil)
+	wantErr(t, "Delete again", remove("phone"), storage.ErrNotFound)
+	equal(t, "after Delete", all(juliet), []string{"Phone", "phon", "phone\x00", "phone2", "z", "\xff"})
+	equal(t, "of another", all(juliet2), []string{"phone3"})
+
+	wantErr(t, "no name", put(client("")), storage.ErrFull)
+	wantErr(t, "long name", put(client(strings.Repeat("n", storage.MaxKey+1))), storage.ErrFull)
+	wantErr(t, "longest name", put(client(strings.Repeat("n", storage.MaxKey))), nil)
 }
 
 func testRosters(t *testing.T, s storage.Store) {

@@ -48,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"AccountsChangedWhileIterating", testAccountsChangedWhileIterating},
 		{"DeleteAccountRemovesAll", testDeleteAccountRemovesAll},
 		{"CreateAccountInheritsNothing", testCreateAccountInheritsNothing},
+		{"Clients", testClients},
 		{"Rosters", testRosters},
 		{"RosterInOrder", testRosterInOrder},
 		{"Offline", testOffline},
@@ -196,6 +197,12 @@ func testFailedOperation(t *testing.T, s storage.Store) {
 			return err
 		}
 		if err := fill(tx, juliet); err != nil {
+			return err
+		}
+		if err := tx.Clients().Put(juliet, client("tablet")); err != nil {
+			return err
+		}
+		if err := tx.Clients().Delete(juliet, "phone"); err != nil {
 			return err
 		}
 		if err := tx.Rosters().Delete(juliet, nurse, 99); err != nil {

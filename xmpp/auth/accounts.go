@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -65,71 +66,86 @@ func (a *Accounts) Create(ctx context.Context, account jid.JID, password string)
 	if !account.IsAccount() {
 		return fmt.Errorf("create account %q: not of the form user@domain", account)
 	}
-	credentials, err := a.derive(password)
+	credentials, err := a.derive(password, a.opts.Mechanisms)
 	if err != nil {
 		return fmt.Errorf("create account %s: %w", account, err)
 	}
-	made := storage.Account{JID: account.Clone(), Credentials: credentials, Created: a.opts.Now()}
-	return a.submit(ctx, "create", account, func(accounts storage.Accounts) error {
-		return accounts.Create(made)
+	// Random, so that nothing proved for a deleted account of this name counts for the new one.
+	generation, err := a.random(8)
+	if err != nil {
+		return fmt.Errorf("create account %s: %w", account, err)
+	}
+	made := storage.Account{
+		JID:         account.Clone(),
+		Credentials: credentials,
+		Created:     a.opts.Now(),
+		Generation:  binary.BigEndian.Uint64(generation),
+	}
+	return a.submit(ctx, "create", account, func(tx storage.Tx) error {
+		return tx.Accounts().Create(made)
 	})
 }
 
-// SetPassword replaces the password, and returns when that is kept. Sessions that the old one
-// opened are for the caller to end. storage.ErrNotFound, sasl.ErrPassword.
+// SetPassword replaces the password and forgets every client with its tokens, and returns when that
+// is kept. Sessions that the old one opened are for the caller to end. storage.ErrNotFound,
+// sasl.ErrPassword.
 func (a *Accounts) SetPassword(ctx context.Context, account jid.JID, password string) error {
-	credentials, err := a.derive(password)
+	credentials, err := a.derive(password, a.opts.Mechanisms)
 	if err != nil {
 		return fmt.Errorf("set password of %s: %w", account, err)
 	}
-	return a.update(ctx, "set password of", account, func(kept *storage.Account) {
+	return a.submit(ctx, "set password of", account, func(tx storage.Tx) error {
+		kept, err := tx.Accounts().Get(account)
+		if err != nil {
+			return err
+		}
 		kept.Credentials = credentials
+		kept.Generation++
+		return errors.Join(tx.Accounts().Update(kept), revoke(tx, account, nil, true))
 	})
 }
 
-// SetDisabled forbids or permits an account to log in. storage.ErrNotFound.
+// SetDisabled forbids or permits an account to log in. Tokens end when it is forbidden; sessions
+// are for the caller to end. storage.ErrNotFound.
 func (a *Accounts) SetDisabled(ctx context.Context, account jid.JID, disabled bool) error {
 	verb := "enable"
 	if disabled {
 		verb = "disable"
 	}
-	return a.update(ctx, verb, account, func(kept *storage.Account) {
+	return a.submit(ctx, verb, account, func(tx storage.Tx) error {
+		kept, err := tx.Accounts().Get(account)
+		if err != nil {
+			return err
+		}
 		kept.Disabled = disabled
+		if disabled {
+			kept.Generation++
+			err = revoke(tx, account, nil, false)
+		}
+		return errors.Join(err, tx.Accounts().Update(kept))
 	})
 }
 
 // Delete removes an account with everything that is kept for it. storage.ErrNotFound.
 func (a *Accounts) Delete(ctx context.Context, account jid.JID) error {
-	return a.submit(ctx, "delete", account, func(accounts storage.Accounts) error {
-		return accounts.Delete(account.Bare())
+	return a.submit(ctx, "delete", account, func(tx storage.Tx) error {
+		return tx.Accounts().Delete(account)
 	})
 }
 
-func (a *Accounts) update(ctx context.Context, verb string, account jid.JID, change func(*storage.Account)) error {
-	return a.submit(ctx, verb, account, func(accounts storage.Accounts) error {
-		kept, err := accounts.Get(account.Bare())
-		if err != nil {
-			return err
-		}
-		change(&kept)
-		return accounts.Update(kept)
-	})
-}
-
-func (a *Accounts) submit(ctx context.Context, verb string, account jid.JID, fn func(storage.Accounts) error) error {
-	ticket := a.store.Submit(func(tx storage.Tx) error { return fn(tx.Accounts()) })
-	if err := ticket.Wait(ctx); err != nil {
+func (a *Accounts) submit(ctx context.Context, verb string, account jid.JID, fn func(storage.Tx) error) error {
+	if err := a.store.Submit(fn).Wait(ctx); err != nil {
 		return fmt.Errorf("%s account %s: %w", verb, account, err)
 	}
 	return nil
 }
 
 // derive makes the credentials to keep for a password, each with a salt of its own.
-func (a *Accounts) derive(password string) ([]storage.Credential, error) {
-	credentials := make([]storage.Credential, len(a.opts.Mechanisms))
-	for i, mechanism := range a.opts.Mechanisms {
-		salt := make([]byte, saltSize)
-		if _, err := io.ReadFull(a.opts.Random, salt); err != nil {
+func (a *Accounts) derive(password string, mechanisms []string) ([]storage.Credential, error) {
+	credentials := make([]storage.Credential, len(mechanisms))
+	for i, mechanism := range mechanisms {
+		salt, err := a.random(saltSize)
+		if err != nil {
 			return nil, fmt.Errorf("make a salt: %w", err)
 		}
 		stored, server, err := sasl.Derive(mechanism, password, salt, a.opts.Iterations)
@@ -145,4 +161,10 @@ func (a *Accounts) derive(password string) ([]storage.Credential, error) {
 		}
 	}
 	return credentials, nil
+}
+
+func (a *Accounts) random(size int) ([]byte, error) {
+	b := make([]byte, size)
+	_, err := io.ReadFull(a.opts.Random, b)
+	return b, err
 }

@@ -1,16 +1,18 @@
 // Package auth says who may log in. Today these are the local accounts of the store; a directory
 // or an identity provider would stand beside them.
 //
-// The client role (xmpp/c2s) asks it with the Attempt of a domain, the router whether an account
-// Exists, and the admin API creates and changes accounts. Start with Accounts.
+// The client role (xmpp/c2s) asks it with the Attempt of a domain, tells it of a good proof with
+// Accept, and asks Current once the session stands; the router asks whether an account Exists, and
+// the admin API creates and changes accounts. Start with Accounts.
 //
 // A password is never kept, nor anything that would let its keeper log in: only the keys that
-// verify a proof (RFC 5802 section 3). A stranger cannot tell from answers or from the work done
-// whether a user exists: an unknown one gets credentials made from a secret of this server, the
-// same at each attempt.
+// verify a proof (RFC 5802 section 3), and tokens (XEP-0484) sealed with a key that is not in the
+// store. A stranger cannot tell from answers or from the work done whether a user exists: an unknown
+// one gets credentials made from a secret of this server, the same at each attempt.
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -19,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"tombolo/storage"
@@ -30,9 +33,26 @@ import (
 type Options struct {
 	// Iterations of PBKDF2 for new passwords; 10,000.
 	Iterations int
-	// Mechanisms to keep keys for; SCRAM-SHA-1, SCRAM-SHA-256 and SCRAM-SHA-512.
+	// Mechanisms to keep keys for; SCRAM-SHA-1, SCRAM-SHA-256 and SCRAM-SHA-512. The keys of
+	// other mechanisms are forgotten, once an account has all of these.
 	Mechanisms []string
-	// Random is the source of salts, safe for concurrent use; crypto/rand.
+	// TokenKeyFile holds the key that seals tokens, readable by its owner only. It is made where
+	// there is none. Whoever has both it and the store can log in as anybody who has a token, so
+	// it is not for the same backup. Empty: a key for this process, and no token outlives it.
+	TokenKeyFile string
+	// TokenLifetime is how long a token can be used; 21 days.
+	TokenLifetime time.Duration
+	// TokenRotation is the age at which a token is replaced when its client logs in; 1 day.
+	TokenRotation time.Duration
+	// Clients is how many an account may have. The one not seen for the longest time makes room.
+	// 50.
+	Clients int
+	// ClientsKept is how long a client without a token is remembered after it was last seen; 90
+	// days.
+	ClientsKept time.Duration
+	// ClientAddresses: remember where a client came from.
+	ClientAddresses bool
+	// Random is the source of salts and tokens, safe for concurrent use; crypto/rand.
 	Random io.Reader
 	// Now is the time; time.Now.
 	Now func() time.Time
@@ -45,6 +65,7 @@ type Accounts struct {
 	store  storage.Store
 	opts   Options
 	secret []byte // behind the credentials of users that do not exist
+	tokens *sealer
 }
 
 // NewAccounts makes the accounts kept in store usable. At the first start it also makes the
@@ -56,14 +77,21 @@ func NewAccounts(store storage.Store, opts Options) (*Accounts, error) {
 	if len(opts.Mechanisms) == 0 {
 		opts.Mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}
 	}
+	opts.TokenLifetime = cmp.Or(opts.TokenLifetime, 21*24*time.Hour)
+	opts.TokenRotation = cmp.Or(opts.TokenRotation, 24*time.Hour)
+	opts.Clients = cmp.Or(opts.Clients, 50)
+	opts.ClientsKept = cmp.Or(opts.ClientsKept, 90*24*time.Hour)
 	if opts.Random == nil {
 		opts.Random = rand.Reader
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	if opts.Iterations < 1 {
+	switch {
+	case opts.Iterations < 1:
 		return nil, fmt.Errorf("auth: %d iterations", opts.Iterations)
+	case opts.TokenLifetime < 0 || opts.TokenRotation < 0 || opts.ClientsKept < 0 || opts.Clients < 0:
+		return nil, errors.New("auth: a limit of less than nothing")
 	}
 	for _, mechanism := range opts.Mechanisms {
 		if _, _, err := sasl.Derive(mechanism, "probe", nil, 1); err != nil {
@@ -74,7 +102,15 @@ func NewAccounts(store storage.Store, opts Options) (*Accounts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth: secret for unknown users: %w", err)
 	}
-	return &Accounts{store: store, opts: opts, secret: secret}, nil
+	tokens, err := newSealer(opts.TokenKeyFile, opts.Random)
+	if err != nil {
+		return nil, fmt.Errorf("auth: key for tokens: %w", err)
+	}
+	a := &Accounts{store: store, opts: opts, secret: secret, tokens: tokens}
+	if err := a.forgetUnwanted(); err != nil {
+		return nil, fmt.Errorf("auth: forget keys: %w", err)
+	}
+	return a, nil
 }
 
 // loadSecret reads the secret, and makes it where there is none.
@@ -98,16 +134,21 @@ func loadSecret(store storage.Store, random io.Reader) ([]byte, error) {
 }
 
 // Attempt is what an authentication attempt for an account of domain may know. The caller adds
-// what belongs to the connection: Binding, External and Offered.
+// what belongs to the connection: Binding, External and what was offered, and Tokens of a client
+// that says who it is.
 func (a *Accounts) Attempt(domain string) *sasl.Attempt {
 	return &sasl.Attempt{
 		Credentials: a.Credentials(domain),
-		Verify: func(user, password string) (bool, error) {
+		Verify: func(user, password string) (string, bool, error) {
 			account, err := jid.New(user, domain, "")
 			if err != nil {
-				return false, err
+				return "", false, err
 			}
-			return a.Verify(account, password)
+			kept, good, err := a.verify(account, password)
+			if err != nil || !good {
+				return "", false, err
+			}
+			return epoch{account: kept.Generation}.String(), true, a.complete(kept, password)
 		},
 		// A client asks to act as a bare JID, which must be its own (RFC 6120 section 6.3.8).
 		Authorize: func(user, authzid string) bool {
@@ -128,7 +169,7 @@ func (a *Accounts) Credentials(domain string) func(user, mechanism string) (sasl
 		if err != nil {
 			return sasl.Credential{}, fmt.Errorf("credentials: %w", err)
 		}
-		_, credential, err := a.lookup(account, mechanism)
+		_, credential, _, err := a.lookup(account, mechanism)
 		if err != nil {
 			return sasl.Credential{}, fmt.Errorf("credentials of %s: %w", account, err)
 		}
@@ -140,55 +181,63 @@ func (a *Accounts) Credentials(domain string) func(user, mechanism string) (sasl
 // exists or not. For the right password of a disabled account the error is a *sasl.Failure,
 // account-disabled.
 func (a *Accounts) Verify(account jid.JID, password string) (bool, error) {
-	mechanism, credential, err := a.lookup(account, "")
+	_, good, err := a.verify(account, password)
+	return good, err
+}
+
+// verify is Verify with the account for which the password is good.
+func (a *Accounts) verify(account jid.JID, password string) (storage.Account, bool, error) {
+	mechanism, credential, kept, err := a.lookup(account, "")
 	if err != nil {
-		return false, fmt.Errorf("verify password of %s: %w", account, err)
+		return kept, false, fmt.Errorf("verify password of %s: %w", account, err)
 	}
 	stored, _, err := sasl.Derive(mechanism, password, credential.Salt, credential.Iterations)
 	if errors.Is(err, sasl.ErrPassword) {
-		return false, nil // nobody has it
+		return kept, false, nil // nobody has it
 	}
 	if err != nil {
-		return false, fmt.Errorf("verify password of %s: %w", account, err)
+		return kept, false, fmt.Errorf("verify password of %s: %w", account, err)
 	}
 	good := subtle.ConstantTimeCompare(stored, credential.StoredKey) == 1 && credential.Known
 	if good && credential.Disabled {
-		return false, &sasl.Failure{Condition: sasl.AccountDisabled}
+		return kept, false, &sasl.Failure{Condition: sasl.AccountDisabled}
 	}
-	return good, nil
+	return kept, good, nil
 }
 
-// lookup is the credential of an account for a mechanism, or for an empty one the first that it
-// has. It first makes what an unknown account would get, so that the work is the same for all.
-func (a *Accounts) lookup(account jid.JID, mechanism string) (string, sasl.Credential, error) {
-	first := mechanism == ""
-	if first {
-		mechanism = a.opts.Mechanisms[0]
-	}
-	credential, err := a.imagine(account, mechanism)
+// lookup is the credential of an account for a mechanism, or for an empty one the first that
+// there is, and the account. It first makes what an unknown account would get, so that the work is
+// the same for all.
+func (a *Accounts) lookup(account jid.JID, mechanism string) (string, sasl.Credential, storage.Account, error) {
+	wanted := cmp.Or(mechanism, a.opts.Mechanisms[0])
+	credential, err := a.imagine(account, wanted)
 	if err != nil {
-		return "", sasl.Credential{}, err
+		return "", sasl.Credential{}, storage.Account{}, err
 	}
 	kept, err := a.get(account)
 	if errors.Is(err, storage.ErrNotFound) {
-		return mechanism, credential, nil
+		return wanted, credential, kept, nil
 	}
 	if err != nil {
-		return "", sasl.Credential{}, err
+		return "", sasl.Credential{}, kept, err
 	}
-	for _, c := range kept.Credentials {
-		if first || c.Mechanism == mechanism {
-			return c.Mechanism, sasl.Credential{
-				Salt:       c.Salt,
-				Iterations: c.Iterations,
-				StoredKey:  c.StoredKey,
-				ServerKey:  c.ServerKey,
-				Known:      true,
-				Disabled:   kept.Disabled,
-			}, nil
-		}
+	i := slices.IndexFunc(kept.Credentials, func(c storage.Credential) bool { return c.Mechanism == wanted })
+	if i < 0 && mechanism == "" && len(kept.Credentials) > 0 {
+		i = 0
 	}
-	return mechanism, credential, nil
+	if i < 0 {
+		return wanted, credential, kept, nil
+	}
+	c := kept.Credentials[i]
+	return c.Mechanism, sasl.Credential{
+		Salt:       c.Salt,
+		Iterations: c.Iterations,
+		StoredKey:  c.StoredKey,
+		ServerKey:  c.ServerKey,
+		Known:      true,
+		Disabled:   kept.Disabled,
+		Epoch:      epoch{account: kept.Generation}.String(),
+	}, kept, nil
 }
 
 // imagine makes the credential that an account would have whose salt and password follow from the

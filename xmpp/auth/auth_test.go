@@ -217,7 +217,7 @@ func TestUnknownUserCostsTheSame(t *testing.T) {
 	for _, mechanism := range []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", ""} {
 		costOf := func(account jid.JID) cost {
 			before := store.views.Load()
-			used, c, err := a.lookup(account, mechanism)
+			used, c, _, err := a.lookup(account, mechanism)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -289,7 +289,7 @@ func TestImaginedPasswordIsNobodys(t *testing.T) {
 	}
 	const mechanism = "SCRAM-SHA-1"
 	password := fmt.Sprintf("%x", a.fromSecret("password", mechanism, juliet))
-	_, c, err := a.lookup(juliet, mechanism)
+	_, c, _, err := a.lookup(juliet, mechanism)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,11 +8,10 @@ import (
 	"crypto/x509"
 )
 
-// The channel binding types, as SCRAM and XEP-0440 name them. tls-unique is not among them: TLS 1.3
-// has none (RFC 8446 appendix C.5), and before that it needs the extended master secret, with
-// which there is tls-exporter.
+// The channel binding types, as SCRAM and XEP-0440 name them.
 const (
 	TLSExporter       = "tls-exporter"         // RFC 9266
+	TLSUnique         = "tls-unique"           // RFC 5929 section 3; not in TLS 1.3 (RFC 8446 appendix C.5)
 	TLSServerEndPoint = "tls-server-end-point" // RFC 5929 section 4
 )
 
@@ -25,11 +24,13 @@ func TLSBinding(cs *tls.ConnectionState, leaf *x509.Certificate, typ string) ([]
 	}
 	switch typ {
 	case TLSExporter:
-		// Go refuses where the exporter is not bound to the connection: in TLS 1.2 without the
-		// extended master secret. The context is of zero length, which in TLS 1.2 is not the
-		// same as none (RFC 9266 section 2, RFC 5705 section 4).
-		data, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", []byte{}, 32)
-		return data, err == nil
+		return exporter(cs)
+	case TLSUnique:
+		// Without the extended master secret two connections can be made to have the same one
+		// (RFC 7627 section 1). Go does not say whether there is one, but there is where it
+		// exports.
+		_, safe := exporter(cs)
+		return cs.TLSUnique, safe && len(cs.TLSUnique) > 0
 	case TLSServerEndPoint:
 		hash := endPointHash(leaf)
 		if hash == 0 {
@@ -40,6 +41,14 @@ func TLSBinding(cs *tls.ConnectionState, leaf *x509.Certificate, typ string) ([]
 		return h.Sum(nil), true
 	}
 	return nil, false
+}
+
+// exporter is RFC 9266. Go refuses where the exporter is not bound to the connection: in TLS 1.2
+// without the extended master secret. The context is of zero length, which in TLS 1.2 is not the
+// same as none (RFC 9266 section 2, RFC 5705 section 4).
+func exporter(cs *tls.ConnectionState) ([]byte, bool) {
+	data, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", []byte{}, 32)
+	return data, err == nil
 }
 
 // endPointHash is the rule of RFC 5929 section 4.1: the hash of the certificate's signature, but

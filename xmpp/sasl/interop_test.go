@@ -140,8 +140,8 @@ func TestTLSExporter(t *testing.T) {
 }
 
 func TestNoBinding(t *testing.T) {
-	conn := handshake(t, tls.VersionTLS12)
-	for _, typ := range []string{"tls-unique", "", "tls-exporter "} {
+	conn := handshake(t, tls.VersionTLS13)
+	for _, typ := range []string{TLSUnique, "", "tls-exporter "} { // RFC 8446 appendix C.5
 		if data, ok := TLSBinding(&conn.server, conn.leaf, typ); ok {
 			t.Errorf("%q: %x", typ, data)
 		}

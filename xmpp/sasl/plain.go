@@ -24,12 +24,12 @@ func (x *Exchange) plain(response []byte) error {
 	if err != nil {
 		return err
 	}
-	good, err := x.attempt.Verify(user, password)
+	epoch, good, err := x.attempt.Verify(user, password)
 	if err != nil {
 		return asFailure(err, TemporaryAuthFailure)
 	}
 	if !good {
 		return fail(NotAuthorized, "wrong user or password")
 	}
-	return x.succeed(user, authzid)
+	return x.succeed(user, authzid, epoch)
 }

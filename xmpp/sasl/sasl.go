@@ -1,6 +1,6 @@
 // Package sasl is the server side of SASL (RFC 4422) with the mechanisms that XMPP uses: SCRAM
-// (RFC 5802, RFC 7677) with and without channel binding, PLAIN (RFC 4616) and EXTERNAL (RFC 4422
-// appendix A).
+// (RFC 5802, RFC 7677) with and without channel binding, the hashed tokens of FAST (XEP-0484),
+// PLAIN (RFC 4616) and EXTERNAL (RFC 4422 appendix A).
 //
 // The roles that authenticate a peer (xmpp/c2s, federation) call it; xmpp/auth provides what local
 // accounts answer. Start with Attempt, which says what one attempt may know, and Server, which
@@ -34,9 +34,14 @@ type Attempt struct {
 	// look as if and says so in Known. SCRAM calls it once. Errors: temporary-auth-failure.
 	Credentials func(user, mechanism string) (Credential, error)
 
-	// Verify compares a password for PLAIN, with the same work for users that do not exist.
-	// Errors: temporary-auth-failure.
-	Verify func(user, password string) (bool, error)
+	// Verify compares a password for PLAIN, with the same work for users that do not exist. The
+	// epoch is that of Exchange.Epoch. Errors: temporary-auth-failure.
+	Verify func(user, password string) (epoch string, good bool, err error)
+
+	// Tokens returns what verifies the client of this stream by mechanism, one of
+	// TokenMechanisms, with the same work for users and clients that do not exist. Asked once.
+	// Nil: the client cannot have a token. Errors: temporary-auth-failure.
+	Tokens func(user, mechanism string) (Tokens, error)
 
 	// External says whom the peer's certificate proves, given the identity that it asks for, empty
 	// for none. Errors: not-authorized.
@@ -46,8 +51,20 @@ type Attempt struct {
 	// TLSBinding makes it. Nil: no channel binding.
 	Binding func(typ string) ([]byte, bool)
 
-	// Offered is the list of mechanisms that this very stream announced.
+	// Offered is the list of mechanisms that this very stream announced in the profile that the
+	// client uses, SASL or SASL2. SCRAM tells the client what it was (XEP-0474).
 	Offered []string
+
+	// OfferedTokens is the list of mechanisms that this very stream announced for tokens, which
+	// is apart from the other (XEP-0484 section 3.1).
+	OfferedTokens []string
+
+	// OfferedBindings is the list of channel binding types that this very stream announced
+	// (XEP-0440), empty where it announced none. SCRAM tells the client what it was (XEP-0474).
+	OfferedBindings []string
+
+	// TLSVersion of the connection, for SCRAM to tell the client (XEP-0515). 0: it is not told.
+	TLSVersion uint16
 
 	// Unbindable is what Exchange.Unbindable said of the latest attempt on this stream that had
 	// something to say.
@@ -69,6 +86,7 @@ type Credential struct {
 	ServerKey  []byte
 	Known      bool // false: the user does not exist, and no proof is good
 	Disabled   bool // a good proof ends in account-disabled
+	Epoch      string
 }
 
 // next is one step of a mechanism, the Next of its frame.
@@ -87,6 +105,10 @@ var table = []struct {
 	{"SCRAM-SHA-1", scram},
 	{"EXTERNAL", external},
 	{"PLAIN", plain},
+	{"HT-SHA-256-EXPR", hashedToken},
+	{"HT-SHA-256-UNIQ", hashedToken},
+	{"HT-SHA-256-ENDP", hashedToken},
+	{"HT-SHA-256-NONE", hashedToken},
 }
 
 // Mechanisms returns the name of every mechanism there is, the preferred first. Which of them a
@@ -102,7 +124,11 @@ func Mechanisms() []string {
 // Server begins an attempt with the mechanism that the peer chose. It fails with
 // ErrInvalidMechanism where that was not offered.
 func Server(mechanism string, a *Attempt) (*Exchange, error) {
-	if !slices.Contains(a.Offered, mechanism) {
+	offered := a.Offered
+	if IsToken(mechanism) {
+		offered = a.OfferedTokens
+	}
+	if !slices.Contains(offered, mechanism) {
 		return nil, ErrInvalidMechanism
 	}
 	for _, m := range table {
@@ -124,6 +150,8 @@ type Exchange struct {
 	attempt    *Attempt
 	negotiator *frame.Negotiator
 	identity   string
+	epoch      string
+	token      string
 	unbindable string
 	prompted   bool // the peer was asked for the initial response that it left out
 	over       bool
@@ -147,7 +175,7 @@ func (x *Exchange) Step(response []byte) (challenge []byte, done bool, err error
 	x.prompted = true
 	more, challenge, err := x.negotiator.Step(response)
 	if err != nil {
-		x.over, x.identity = true, ""
+		x.over, x.identity, x.epoch, x.token = true, "", "", ""
 		return nil, false, asFailure(err, TemporaryAuthFailure)
 	}
 	x.over = !more
@@ -166,13 +194,31 @@ func (x *Exchange) Identity() string {
 	return x.identity
 }
 
+// Epoch says what the proof was good for, as the Credential, Tokens or Verify said. Whoever made
+// that can tell whether it still is, since accounts and passwords change between a proof and what
+// follows from it. It is empty until Step is done.
+func (x *Exchange) Epoch() string {
+	if !x.over {
+		return ""
+	}
+	return x.epoch
+}
+
+// Token is the name of the token that was used, empty for other mechanisms and until Step is done.
+func (x *Exchange) Token() string {
+	if !x.over {
+		return ""
+	}
+	return x.token
+}
+
 // Unbindable is the user whose client proved in this attempt, which failed, that it binds to a type
 // that the connection does not have; usually it is empty. It goes into the Attempts that follow on
 // the same stream.
 func (x *Exchange) Unbindable() string { return x.unbindable }
 
 // succeed ends a mechanism whose proof was good.
-func (x *Exchange) succeed(user, authzid string) error {
+func (x *Exchange) succeed(user, authzid, epoch string) error {
 	allowed := authzid == "" || authzid == user
 	if x.attempt.Authorize != nil && authzid != "" {
 		allowed = x.attempt.Authorize(user, authzid)
@@ -180,7 +226,7 @@ func (x *Exchange) succeed(user, authzid string) error {
 	if !allowed {
 		return fail(InvalidAuthzid, "the user may not act as another")
 	}
-	x.identity = user
+	x.identity, x.epoch = user, epoch
 	return nil
 }
 

@@ -27,7 +27,7 @@ func TestServerRefuses(t *testing.T) {
 	}
 	names := Mechanisms()
 	for i, name := range names {
-		begin(t, name, &Attempt{Offered: names})
+		begin(t, name, &Attempt{Offered: names, OfferedTokens: names})
 		if slices.Index(names, name) != i {
 			t.Errorf("%s is in the table twice", name)
 		}

@@ -76,13 +76,31 @@ func (x *Exchange) scramFirst(message string, plus bool) (*scramState, error) {
 	nonce := first.nonce + base64.StdEncoding.EncodeToString(random)
 	return &scramState{
 		first: first,
-		serverFirst: fmt.Sprintf("r=%s,s=%s,i=%d", nonce,
-			base64.StdEncoding.EncodeToString(credential.Salt), credential.Iterations),
+		serverFirst: fmt.Sprintf("r=%s,s=%s,i=%d%s", nonce,
+			base64.StdEncoding.EncodeToString(credential.Salt), credential.Iterations, x.downgradeProtection()),
 		nonce:      nonce,
 		user:       user,
 		credential: credential,
 		unbindable: unbindable,
 	}, nil
+}
+
+// downgradeProtection is what the client compares with its own view of the stream: the hash of the
+// mechanisms and binding types announced (XEP-0474 section 6.1) and the version of TLS (XEP-0515
+// section 4.1). Both ends prove them with everything else in the server's first message. They are
+// extensions, which a client that does not know them ignores (RFC 5802 section 5.1).
+func (x *Exchange) downgradeProtection() string {
+	const unit, record = "\x1f", "\x1e"
+	announced := strings.Join(slices.Sorted(slices.Values(x.attempt.Offered)), record)
+	if len(x.attempt.OfferedBindings) > 0 {
+		announced += unit + strings.Join(slices.Sorted(slices.Values(x.attempt.OfferedBindings)), record)
+	}
+	hash := digest(hashOf(x.mechanism), []byte(announced))
+	extensions := ",h=" + base64.StdEncoding.EncodeToString(hash)
+	if x.attempt.TLSVersion != 0 {
+		extensions += fmt.Sprintf(",t=%04x", x.attempt.TLSVersion)
+	}
+	return extensions
 }
 
 // checkBinding holds the client's channel binding flag against the mechanism and against what was
@@ -102,7 +120,7 @@ func (x *Exchange) checkBinding(first clientFirst, plus bool, user string) (unbi
 	case first.flag == 'y' && slices.ContainsFunc(x.attempt.Offered, isPlus) && x.attempt.Unbindable != user:
 		return false, fail(NotAuthorized, "channel binding was offered, but did not reach the client")
 	case plus:
-		if _, ok := x.bindingData(first.binding); !ok && first.binding != tlsUnique {
+		if _, ok := x.bindingData(first.binding); !ok && first.binding != TLSUnique {
 			return false, fail(NotAuthorized, "no channel binding of the type "+first.binding)
 		} else if !ok {
 			return true, nil
@@ -110,9 +128,6 @@ func (x *Exchange) checkBinding(first clientFirst, plus bool, user string) (unbi
 	}
 	return false, nil
 }
-
-// tlsUnique is the binding type of RFC 5929 section 3.
-const tlsUnique = "tls-unique"
 
 func (x *Exchange) bindingData(typ string) ([]byte, bool) {
 	if x.attempt.Binding == nil {
@@ -169,7 +184,7 @@ func (x *Exchange) scramFinal(s *scramState, message string) ([]byte, error) {
 		x.unbindable = s.user
 		return nil, fail(NotAuthorized, "the client binds to tls-unique, which this connection does not have")
 	}
-	if err := x.succeed(s.user, s.first.authzid); err != nil {
+	if err := x.succeed(s.user, s.first.authzid, s.credential.Epoch); err != nil {
 		return nil, err
 	}
 	signature := mac(h, s.credential.ServerKey, authMessage)
@@ -197,6 +212,19 @@ func Derive(mechanism, password string, salt []byte, iterations int) (storedKey,
 	salted, err := pbkdf2.Key(h, prepared, salt, iterations, h().Size())
 	if err != nil {
 		return nil, nil, fmt.Errorf("sasl: derive keys: %w", err)
+	}
+	return DeriveSalted(mechanism, salted)
+}
+
+// DeriveSalted is Derive for a password that the client has salted (XEP-0480 section 3). It has the
+// size of the mechanism's hash, or the error is ErrPassword.
+func DeriveSalted(mechanism string, salted []byte) (storedKey, serverKey []byte, err error) {
+	h := hashOf(mechanism)
+	if h == nil {
+		return nil, nil, fmt.Errorf("sasl: derive keys: %s is no SCRAM mechanism", mechanism)
+	}
+	if len(salted) != h().Size() {
+		return nil, nil, fmt.Errorf("sasl: %w: it was not salted for %s", ErrPassword, mechanism)
 	}
 	return digest(h, mac(h, salted, "Client Key")), mac(h, salted, "Server Key"), nil
 }

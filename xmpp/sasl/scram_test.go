@@ -124,9 +124,9 @@ func (k *keeper) credentials(user, mechanism string) (Credential, error) {
 	return c, nil
 }
 
-func (k *keeper) verify(user, password string) (bool, error) {
+func (k *keeper) verify(user, password string) (string, bool, error) {
 	k.asked = append(k.asked, user+" PLAIN")
-	return user == "juliet" && password == "r0m30", nil
+	return "epoch", user == "juliet" && password == "r0m30", nil
 }
 
 func (k *keeper) attempt(offered ...string) *Attempt {
@@ -551,7 +551,7 @@ func TestErrorsOfCallbacks(t *testing.T) {
 		a := &Attempt{
 			Offered:     []string{mechanism, "PLAIN"},
 			Credentials: func(string, string) (Credential, error) { return Credential{}, tc.err },
-			Verify:      func(string, string) (bool, error) { return false, tc.err },
+			Verify:      func(string, string) (string, bool, error) { return "", false, tc.err },
 		}
 		_, _, err := begin(t, mechanism, a).Step([]byte("n,,n=juliet,r=abc"))
 		wantCondition(t, name, err, tc.condition)
