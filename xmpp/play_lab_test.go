@@ -17,6 +17,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -131,6 +132,7 @@ func (l *lab) prepare(t testing.TB, address string, domains []string, settings s
 	cfg := &h.config
 	cfg.Auth.Iterations = 4096
 	cfg.Limits.Shutdown = xmpp.Duration(time.Second)
+	cfg.Federation.CAFile = l.caFile()
 	if err := toml.Unmarshal([]byte(settings), cfg); err != nil {
 		return nil, fmt.Errorf("settings: %w", err)
 	}
@@ -149,7 +151,6 @@ func (l *lab) prepare(t testing.TB, address string, domains []string, settings s
 	}
 	free := []string{net.JoinHostPort(address, "0")}
 	cfg.Listen = xmpp.Listen{Client: free, ClientTLS: free, Server: free, ServerTLS: free, Admin: "admin.sock"}
-	cfg.Federation.CAFile = l.caFile()
 	// Not t.TempDir: the path of a Unix socket may have a hundred bytes only.
 	dir, err := os.MkdirTemp("", "play")
 	if err != nil {
@@ -172,7 +173,7 @@ func federate(hosts []*host) error {
 	for _, h := range hosts {
 		for _, other := range hosts {
 			for _, domain := range other.domains {
-				if h != other {
+				if h != other && !slices.Contains(h.config.Federation.Deny, domain) {
 					h.partner(domain).Address = other.Addresses()["server"][0]
 				}
 			}
