@@ -169,14 +169,15 @@ var sizeUnits = []struct {
 	bytes  int
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}}
 
-// String writes a size with the largest unit that leaves no fraction; 0 is "off".
+// String writes a size as it is read, in decimal units where it has thousands; 0 is "off".
 func (s Size) String() string {
 	if s == 0 {
 		return "off"
 	}
+	decimal := s%1000 == 0
 	best := sizeUnits[len(sizeUnits)-1]
 	for _, u := range sizeUnits {
-		if int(s)%u.bytes == 0 && u.bytes > best.bytes {
+		if u.bytes > best.bytes && int(s)%u.bytes == 0 && (u.bytes%1000 == 0) == decimal {
 			best = u
 		}
 	}
@@ -196,7 +197,7 @@ func (s *Size) UnmarshalText(text []byte) error {
 	for _, u := range sizeUnits {
 		if digits, ok := strings.CutSuffix(t, u.suffix); ok {
 			n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-			if err != nil || n <= 0 || n*float64(u.bytes) > 1<<40 {
+			if err != nil || !(n*float64(u.bytes) >= 1 && n*float64(u.bytes) <= 1<<40) { // NaN fails too
 				break
 			}
 			*s = Size(n * float64(u.bytes))

@@ -72,6 +72,8 @@ func serve(ctx context.Context, file *settings.File, log *logger, ready func(con
 			case <-hup:
 				if _, err := s.Call(ctx, "server.reload", nil); err != nil {
 					log.Error("reload failed; the old configuration stays", "err", err)
+				} else {
+					log.Info("reloaded")
 				}
 			case <-ctx.Done():
 				return

@@ -269,6 +269,10 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 			if k.doc == "" || k.standard == "" && k.example == "" {
 				t.Errorf("%s.%s lacks a comment, or both a default and an example", table.path, k.name)
 			}
+			// The tag off is what Validate goes by, the comment what an operator does.
+			if said, is := strings.Contains(k.doc, `"off"`), strings.HasSuffix(k.kind, `or "off"`); said != is {
+				t.Errorf("%s.%s: its comment says that it can be off: %v; its tag: %v", table.path, k.name, said, is)
+			}
 		}
 	}
 }
