@@ -1,7 +1,7 @@
 """A client on slixmpp, for tests: it logs in and tells what happens to it, one line each on standard
 output, in quotes where it is text from elsewhere. It answers what it is told, until that is "bye".
 
-usage: client.py JID ADDRESS PORT starttls|direct CA-FILE; the password is in $PASSWORD.
+usage: client.py JID HOST PORT starttls|direct CA-FILE; the password is in $PASSWORD.
 """
 
 import asyncio
@@ -25,6 +25,9 @@ class Client(slixmpp.ClientXMPP):
         for failure in ("failed_auth", "connection_failed", "ssl_invalid_chain"):
             self.add_event_handler(failure, lambda e, name=failure: tell(name, e))
 
+    async def get_dns_records(self, domain, port=None):
+        return [(domain, *address)]  # it would ask the DNS although it has been told where to connect
+
     async def start(self, _):
         tell("TLS", self.transport.get_extra_info("ssl_object").version())
         await self.get_roster()
@@ -44,10 +47,11 @@ class Client(slixmpp.ClientXMPP):
             message.reply("you said: " + message["body"]).send()
 
 
-jid, address, port, tls, ca = sys.argv[1:]
+jid, host, port, tls, ca = sys.argv[1:]
+address = (host, int(port))
 client = Client(jid, os.environ["PASSWORD"])
 client.ca_certs = ca
 client.ssl_context.set_alpn_protocols(["xmpp-client"])
-client.connect((address, int(port)), use_ssl=tls == "direct", force_starttls=tls != "direct")
+client.connect(address, use_ssl=tls == "direct", force_starttls=tls != "direct")
 client.loop.run_until_complete(asyncio.wait_for(client.disconnected, 60))
 tell("disconnected")
