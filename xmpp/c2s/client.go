@@ -47,6 +47,9 @@ func (c *client) handle(e element.Element) error {
 		}
 	}
 	st = st.WithFrom(c.session.JID())
+	if c.server.IsLocal(st.To.Domain()) { // the claims of a local recipient are ours as well
+		st = st.WithElement(stanza.StripClaims(st.Element, st.To))
+	}
 	if refused != nil {
 		if answer, ok := st.ErrorReply(refused); ok {
 			c.Send(answer.Element)
