@@ -389,6 +389,67 @@ func between(s, before, after string) string {
 	return s
 }
 
+// While its key is being verified a pair has no rights yet, also on a stream that has some for
+// another one.
+func TestPendingPairHasNoRights(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{})
+	authority := l.listen("c.test")
+	p := dialPeer(t, a)
+	p.login("b.test", "a.test", l.ca.issue(t, nil, "b.test"))
+	p.send("<db:result from='c.test' to='a.test'>key</db:result>")
+	authority.accept() // we are verifying
+	p.send("<message from='juliet@c.test' to='romeo@a.test'><body>x</body></message>")
+	p.expect("<invalid-from ")
+	a.quiet(t)
+}
+
+// A policy that changes while a key is being verified holds for its pair.
+func TestPolicyChangesWhileVerifying(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{})
+	authority := l.listen("b.test")
+	p := dialPeer(t, a)
+	p.open("b.test", "a.test", nil)
+	p.send("<db:result from='b.test' to='a.test'>key</db:result>")
+	v := authority.accept()
+	v.receive("id", l.ca.issue(t, nil, "b.test"), "")
+	id := between(v.expect("</db:verify>"), "id='", "'")
+	if err := a.Reload(Policy{Open: true, Partners: []Partner{{Domain: "b.test", Certificate: true}}}, l.ca.pool()); err != nil {
+		t.Fatal(err)
+	}
+	v.send("<db:verify from='b.test' to='a.test' id='%s' type='valid'/>", id)
+	p.expect("<db:result from='a.test' to='b.test' type='error'>")
+	p.send("<message from='juliet@b.test' to='romeo@a.test'><body>x</body></message>")
+	p.expect("<not-authorized ")
+	a.quiet(t)
+}
+
+// That one partner may come in clear does not let anybody else come with it.
+func TestClearIsForItsPartner(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{config: func(c *Config) { c.Policy.Partners = []Partner{{Domain: "clear.test", Clear: true}} }})
+	authority := l.listen("clear.test")
+	p := dialPeer(t, a)
+	p.header("clear.test", "a.test")
+	if got := p.expect("</stream:features>"); strings.Contains(got, "<required/>") || !strings.Contains(got, "dialback xmlns") {
+		t.Errorf("offered %s, want dialback and STARTTLS that is not required", got)
+	}
+	p.send("<db:result from='b.test' to='a.test'>key</db:result>")
+	p.expect("to='b.test' type='error'><error type='modify'><policy-violation ")
+	p.send("<db:result from='clear.test' to='a.test'>key</db:result>")
+	v := authority.accept()
+	v.answer("id", "")
+	id := between(v.expect("</db:verify>"), "id='", "'")
+	v.send("<db:verify from='clear.test' to='a.test' id='%s' type='valid'/>", id)
+	p.expect("<db:result from='a.test' to='clear.test' type='valid'>")
+	p.send("<message from='juliet@clear.test' to='romeo@a.test'><body>hello</body></message>")
+	a.wantMessage(t, "hello")
+	p.send("<message from='juliet@b.test' to='romeo@a.test'><body>x</body></message>")
+	p.expect("<invalid-from ")
+	a.quiet(t)
+}
+
 // We are the authoritative server for our domains' keys (XEP-0220 section 2.2.2).
 func TestAuthoritative(t *testing.T) {
 	l := newLab(t)

@@ -11,7 +11,6 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"log/slog"
-	"maps"
 	"math/big"
 	"net"
 	"os"
@@ -400,5 +399,3 @@ func eventually(t testing.TB, what string, condition func() bool) {
 		}
 	}
 }
-
-func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
