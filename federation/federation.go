@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/meter"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
 	"tombolo/xmpp/transport"
@@ -58,7 +59,10 @@ type Config struct {
 	// Admit, if set, may hold up reading from other servers.
 	Admit func(context.Context) error
 
-	Limits stream.Limits
+	// Gate bounds what strangers at one address may cost.
+	Gate     *transport.Gate
+	Counters *meter.Counters
+	Limits   stream.Limits
 	// Timing is that of the streams. After Quiet without a sign of life from a peer it is pinged
 	// (XEP-0199) and has Answer to react.
 	Timing stream.Timing
@@ -169,13 +173,19 @@ func (f *Federation) pairOf(key Pair) *pair {
 // Serve lives one connection that another server made, with direct TLS or with STARTTLS, and
 // returns when it is over.
 func (f *Federation) Serve(ctx context.Context, c transport.Socket, direct bool) {
+	pass, ok := f.Gate.Enter(c.RemoteAddr())
+	if !ok {
+		c.Close()
+		return
+	}
+	defer pass.Leave()
 	s, err := stream.New(f.in, c)
 	if err != nil {
 		f.Log.Error("connection could not be served", "err", err)
 		c.Close()
 		return
 	}
-	in := &incoming{f: f, s: s, pairs: make(map[Pair]*authorisation)}
+	in := &incoming{f: f, s: s, pass: pass, pairs: make(map[Pair]*authorisation)}
 	s.Data = in
 	if !enter(f, f.incoming, in) {
 		c.Close()

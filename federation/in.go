@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -14,12 +15,14 @@ import (
 	"tombolo/xmpp/sasl"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
+	"tombolo/xmpp/transport"
 )
 
 // An incoming is a stream that another server opened to us.
 type incoming struct {
-	f *Federation
-	s *stream.Stream
+	f    *Federation
+	s    *stream.Stream
+	pass *transport.Pass
 
 	open atomic.Bool // a pair is authorised: stanzas may flow
 
@@ -59,8 +62,8 @@ func (f *Federation) incomingRole() *stream.Role {
 				Attempt: func(s *stream.Stream) *sasl.Attempt {
 					return &sasl.Attempt{External: incomingOf(s).external}
 				},
-				Accepted: func(s *stream.Stream, domain string) error {
-					if !incomingOf(s).authorise(Pair{s.Local, domain}, "EXTERNAL") {
+				Accepted: func(s *stream.Stream, x *sasl.Exchange) error {
+					if !incomingOf(s).authorise(Pair{s.Local, x.Identity()}, "EXTERNAL") {
 						return &sasl.Failure{Condition: sasl.NotAuthorized, Cause: errChanged}
 					}
 					return nil
@@ -76,12 +79,13 @@ func (f *Federation) incomingRole() *stream.Role {
 				},
 			},
 		},
-		Opened: func(s *stream.Stream, h stream.Header) error { return incomingOf(s).opened(h) },
-		Ready:  func(s *stream.Stream) bool { return incomingOf(s).open.Load() },
-		Handle: func(s *stream.Stream, e element.Element) error { return incomingOf(s).handle(e) },
-		Ended:  func(*stream.Stream, error) {},
-		Admit:  f.Admit,
-		Limits: f.Limits, Timing: f.Timing, Flusher: f.Flusher, Log: f.Log,
+		Opened:    func(s *stream.Stream, h stream.Header) error { return incomingOf(s).opened(h) },
+		Ready:     func(s *stream.Stream) bool { return incomingOf(s).open.Load() },
+		Handle:    func(s *stream.Stream, e element.Element) error { return incomingOf(s).handle(e) },
+		Ended:     func(*stream.Stream, error) {},
+		Admit:     f.Admit,
+		Handshake: func(ctx context.Context, s *stream.Stream) (func(), error) { return incomingOf(s).pass.Handshake(ctx) },
+		Limits:    f.Limits, Timing: f.Timing, Flusher: f.Flusher, Counters: f.Counters, Log: f.Log,
 	}
 }
 
@@ -303,6 +307,7 @@ func (in *incoming) authorise(p Pair, by string) bool {
 	}
 	in.pairs[p] = &authorisation{by: by, since: in.f.Now()}
 	in.open.Store(true)
+	in.pass.Known()
 	in.s.Log.Info("stream from another domain", "local", p.Local, "peer", p.Remote, "by", by)
 	return true
 }

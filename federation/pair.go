@@ -27,6 +27,7 @@ type pair struct {
 	bytes   int // in queue
 
 	stream *outgoing // nil while there is none that may carry stanzas
+	most   int       // bytes of a stanza that the peer takes (XEP-0478); 0: it did not say
 	posted []posted  // handed to the stream, not yet to its connection
 	wrote  bool      // the stream has written a stanza
 	used   time.Time // when the last stanza was sent, or the stream was ready
@@ -69,10 +70,13 @@ func (p *pair) send(st stanza.Stanza) bool {
 // accept is send under the lock; it returns why the stanza is refused.
 func (p *pair) accept(st stanza.Stanza) *stanza.Error {
 	now := p.f.Now()
+	size := len(st.Element.String())
+	if p.stream != nil && !p.takes(size) {
+		return tooLarge()
+	}
 	if p.stream != nil && p.post(st, now) {
 		return nil
 	}
-	size := len(st.Element.String())
 	switch {
 	case !p.running && now.Before(p.until):
 		return publicReason(p.reason)
@@ -126,16 +130,28 @@ func (p *pair) connect() {
 func (p *pair) ready(o *outgoing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stream, p.wrote, p.pinged = o, false, time.Time{}
+	p.stream, p.most, p.wrote, p.pinged = o, o.s.MaxBytes(), false, time.Time{}
 	p.failures, p.until, p.reason = 0, time.Time{}, nil
 	waiting := p.queue
 	p.queue, p.bytes, p.used = nil, 0, p.f.Now()
 	for i, st := range waiting {
+		if !p.takes(len(st.Element.String())) {
+			p.f.start(func() { p.f.bounce(tooLarge(), st) }) // not under the lock of the pair
+			continue
+		}
 		if !p.post(st, p.used) {
 			p.requeue(waiting[i:])
 			break
 		}
 	}
+}
+
+// takes says whether the peer accepts a stanza of this size, by what it announced.
+func (p *pair) takes(size int) bool { return p.most == 0 || size <= p.most }
+
+// tooLarge is what the sender of a stanza is told that the other server would not accept.
+func tooLarge() *stanza.Error {
+	return stanza.PolicyViolation("the stanza is larger than the other server accepts")
 }
 
 // requeue puts stanzas in front of what waits.

@@ -26,6 +26,18 @@ type contacts struct {
 
 	last     string // the last unavailable presence, empty if there was none
 	lastTime time.Time
+
+	asked      int // requests for a subscription in the minute that began at askedSince
+	askedSince time.Time
+}
+
+// ask counts a request for a subscription and says whether it is one too many.
+func (c *contacts) ask(now time.Time, perMinute int) (tooMany bool) {
+	if now.Sub(c.askedSince) >= time.Minute {
+		c.asked, c.askedSince = 0, now
+	}
+	c.asked++
+	return perMinute > 0 && c.asked > perMinute
 }
 
 func loadContacts(tx storage.Tx, owner jid.JID) (*contacts, error) {

@@ -7,9 +7,6 @@ import (
 	"tombolo/xmpp/stanza"
 )
 
-// maxDirected bounds to how many entities a session may be visible by directed presence.
-const maxDirected = 1000
-
 // presence spreads a session's own presence (RFC 6121 sections 4.2.2, 4.4.2 and 4.5.2).
 func (r *Roster) presence(u hook.User, s hook.Session, st, was stanza.Stanza) {
 	wasAvailable := !was.Element.IsZero()
@@ -81,7 +78,8 @@ func (r *Roster) direct(u hook.User, s hook.Session, st stanza.Stanza) hook.Verd
 	case st.Type == "unavailable":
 		delete(*directed, st.To)
 	case known, s.Available() && r.Subscribed(u, st.To):
-	case len(*directed) >= maxDirected:
+	case r.options.MaxDirected > 0 && len(*directed) >= r.options.MaxDirected:
+		r.options.Counters.Hit("limit: directed_presences")
 		return hook.Refuse(stanza.ResourceConstraint("directed presence to too many entities"))
 	default:
 		if *directed == nil {

@@ -174,7 +174,8 @@ func TestDirectedPresenceAfterCancellation(t *testing.T) {
 }
 
 func TestDirectedPresenceIsLimited(t *testing.T) {
-	s := newServer(t, Options{}, "romeo@a.test")
+	const maxDirected = 20
+	s := newServer(t, Options{MaxDirected: maxDirected}, "romeo@a.test")
 	c := s.online("romeo@a.test/home")
 	for i := range maxDirected + 1 {
 		c.sends(fmt.Sprintf("<presence to='%d@b.test'/>", i))
@@ -182,6 +183,17 @@ func TestDirectedPresenceIsLimited(t *testing.T) {
 	c.gets(fmt.Sprintf("presence error %d@b.test > romeo@a.test/home wait resource-constraint", maxDirected))
 	c.sends("<presence to='0@b.test'/>") // one that is known is no more
 	c.gets()
+}
+
+func TestSubscriptionRequestsAreLimited(t *testing.T) {
+	s := newServer(t, Options{RequestsPerMinute: 2}, "romeo@a.test")
+	c := s.online("romeo@a.test/home")
+	for i := range 3 {
+		c.sends(fmt.Sprintf("<presence type='subscribe' to='%d@b.test'/>", i))
+	}
+	c.gets("presence error 2@b.test > romeo@a.test/home wait resource-constraint",
+		"iq push query: <item jid='0@b.test' ask='subscribe' subscription='none'/>",
+		"iq push query: <item jid='1@b.test' ask='subscribe' subscription='none'/>")
 }
 
 // A request that was never answered is sent again when the user becomes available

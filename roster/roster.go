@@ -19,6 +19,7 @@ import (
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/meter"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/session"
@@ -30,6 +31,12 @@ type Options struct {
 	// MaxItems is how many contacts a user may list, how many strangers' requests may wait for the
 	// user, and how many JIDs the user may block; 0 for no limit.
 	MaxItems int
+	// MaxDirected is to how many entities without a subscription a session may direct its presence
+	// at a time; 0 for no limit.
+	MaxDirected int
+	// RequestsPerMinute is how many requests for a subscription a user may send; 0 for no limit.
+	RequestsPerMinute int
+	Counters          *meter.Counters
 }
 
 // Roster is the contacts and blocklists of all users of one server.

@@ -166,7 +166,8 @@ type client struct {
 func (s *server) login(full string) *client {
 	s.t.Helper()
 	c := &client{server: s}
-	bound, err := s.users.Bind(jid.MustParse(full), (*sink)(c), func() {})
+	bound, err := s.users.Bind(session.Binding{Full: jid.MustParse(full), Sink: (*sink)(c),
+		Announce: func(*session.User, *session.Session) {}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -59,6 +59,10 @@ func (r *Roster) send(u hook.User, sent stanza.Stanza) hook.Verdict {
 		return hook.Handled
 	}
 	c := r.contacts.Get(u)
+	if sent.Type == "subscribe" && c.ask(r.host.Now(), r.options.RequestsPerMinute) {
+		r.options.Counters.Hit("limit: subscription_requests_per_minute")
+		return hook.Refuse(stanza.ResourceConstraint("too many requests for subscriptions in a minute"))
+	}
 	was := c.item(contact)
 	item, does := afterSending(was, sent.Type)
 	if item.Listed && !was.Listed && c.full(r.options.MaxItems, item) {

@@ -65,8 +65,20 @@ type Listen struct {
 
 // Auth says how users log in.
 type Auth struct {
-	// Offer the PLAIN mechanism, over TLS only. SCRAM is always offered and never shows the
-	// server a password; turn this on for clients that can do nothing else.
+	// How clients may log in. Of a SCRAM mechanism that is not in the list no keys are kept, so that
+	// nobody can steal them; clients that know no other one then need PLAIN. FAST lets a client that
+	// has logged in before come back with a token, in one round trip (XEP-0484).
+	Mechanisms []string `toml:"mechanisms" default:"SCRAM-SHA-1,SCRAM-SHA-256,SCRAM-SHA-512,FAST"`
+	// How long a token lets its client in without the password. A client that comes back gets a new
+	// one every day.
+	TokenLifetime Duration `toml:"token_lifetime" default:"21d"`
+	// How long a client that has no token is remembered after it was last seen, for its user to see
+	// (XEP-0494).
+	ClientsKept Duration `toml:"clients_kept" default:"90d"`
+	// Remember the address from which a client logged in last.
+	ClientAddresses bool `toml:"client_addresses" default:"false"`
+	// Offer the PLAIN mechanism, over TLS only. SCRAM never shows the server a password; turn this
+	// on for clients that can do nothing else.
 	Plain bool `toml:"plain" default:"false"`
 	// Let anybody make an account from a client (XEP-0077).
 	Registration bool `toml:"registration" default:"false"`
@@ -90,8 +102,28 @@ type Limits struct {
 	// Bytes that may wait for a peer that does not read before it is cut off; room for the largest
 	// stanza at least.
 	Queue Size `toml:"queue" default:"4MB"`
+	// Bytes that a connection may send in all before it is logged in.
+	LoginBytes Size `toml:"login_bytes" default:"64kB"`
+	// Elements that it may send in all before that.
+	LoginElements int `toml:"login_elements" default:"100"`
+	// Connections from one address (or IPv6 /64) that have not logged in yet; more are closed. A
+	// whole office behind one address logs in again at once after a restart. A number or "off".
+	StrangersPerAddress Count `toml:"strangers_per_address" default:"1000" off:"true"`
+	// TLS handshakes with one address at a time; more wait their turn.
+	HandshakesPerAddress int `toml:"handshakes_per_address" default:"64"`
 	// Failed attempts to log in on one connection.
 	LoginAttempts int `toml:"login_attempts" default:"5"`
+	// Sessions of one account at a time; "off" for no limit.
+	SessionsPerAccount Count `toml:"sessions_per_account" default:"100" off:"true"`
+	// Stanzas that a session may send in a second on average. We read no faster from it; nothing is
+	// dropped. A number or "off".
+	StanzasPerSecond Count `toml:"stanzas_per_second" default:"1000" off:"true"`
+	// Bytes that it may send in a second on average; "off" for no limit.
+	BytesPerSecond Size `toml:"bytes_per_second" default:"2MB" off:"true"`
+	// Entities to which a session may direct presence without a subscription; "off" for no limit.
+	DirectedPresences Count `toml:"directed_presences" default:"1000" off:"true"`
+	// Requests for a subscription that an account may send in a minute; a number or "off".
+	SubscriptionRequestsPerMinute Count `toml:"subscription_requests_per_minute" default:"60" off:"true"`
 	// Time for a connection to log in.
 	LoginTime Duration `toml:"login_time" default:"30s"`
 	// Silence after which a peer is asked whether it is there.

@@ -69,6 +69,9 @@ func setText(v reflect.Value, text string) (err error) {
 // Database is the path of the store.
 func (c *Config) Database() string { return filepath.Join(c.DataDir, "tombolo.db") }
 
+// TokenKey is the path of the key without which the tokens in the store are worth nothing.
+func (c *Config) TokenKey() string { return filepath.Join(c.DataDir, "tokens.key") }
+
 // AdminSocket is the path of the Unix socket that the admin commands talk to.
 func (c *Config) AdminSocket() string {
 	if filepath.IsAbs(c.Listen.Admin) {

@@ -116,7 +116,7 @@ func (s sink) Close(err *stanza.StreamError) {
 
 // bind makes a session.
 func (e *engine) bind(full jid.JID, s sink) (*session.Session, error) {
-	return e.users.Bind(full, s, func() {})
+	return e.users.Bind(session.Binding{Full: full, Sink: s, Announce: func(*session.User, *session.Session) {}})
 }
 
 // show makes a session available, as its client would.

@@ -15,7 +15,7 @@ import (
 // order is the one order in which packages may import each other: only to the left. The features
 // are one place in it, for they never import each other. ARCHITECTURE.md gives the reasons.
 var order = [][]string{
-	{"xmpp/jid", "xmpp/ns"},
+	{"xmpp/jid", "xmpp/ns", "xmpp/meter"},
 	{"xmpp/element"},
 	{"xmpp/stanza"},
 	{"xmpp/sasl"},

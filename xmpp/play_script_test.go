@@ -1,6 +1,9 @@
 package xmpp_test
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -68,7 +71,21 @@ func expand(argument string, vars map[string]string) (string, error) {
 	for name, value := range vars {
 		argument = strings.ReplaceAll(argument, "{"+name+"}", escaper.Replace(value))
 	}
+	argument = proofs.ReplaceAllStringFunc(argument, func(s string) string {
+		m := proofs.FindStringSubmatch(s)
+		return hashedToken(m[1], m[2])
+	})
 	return argument, nil
+}
+
+// proofs finds {HT user token}, what a user says who has a token.
+var proofs = regexp.MustCompile(`\{HT ([^{} ]+) ([^{} ]+)\}`)
+
+// hashedToken is the initial response of HT-SHA-256-NONE (draft-schmaus-kitten-sasl-ht section 3).
+func hashedToken(user, token string) string {
+	h := hmac.New(sha256.New, []byte(token))
+	h.Write([]byte("Initiator"))
+	return base64.StdEncoding.EncodeToString(append([]byte(user+"\x00"), h.Sum(nil)...))
 }
 
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"tombolo/federation"
 	"tombolo/storage"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
@@ -47,6 +48,8 @@ func (p *play) step(ctx context.Context, l line) error {
 		return p.admin(ctx, rest)
 	case "stop":
 		return p.stop(rest)
+	case "gone":
+		return p.noticed(ctx, rest)
 	}
 	rest = strings.TrimSpace(rest)
 	r := p.roles[first]
@@ -394,6 +397,34 @@ func (p *play) stop(domain string) error {
 	}
 	h.stopping = true
 	h.stop()
+	return nil
+}
+
+// noticed waits until the other servers have noticed that one has ended: what they send to its domain
+// then is not written to a stream that nobody reads.
+func (p *play) noticed(ctx context.Context, domain string) error {
+	for _, h := range p.servers {
+		for !h.stopping {
+			result, err := h.Call(ctx, "federation.list", []byte("{}"))
+			if err != nil {
+				return err
+			}
+			text, err := json.Marshal(result)
+			if err != nil {
+				return err
+			}
+			var streams []federation.StreamInfo
+			if err := json.Unmarshal(text, &streams); err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(streams, func(s federation.StreamInfo) bool { return s.Remote == domain && s.State == "open" }) {
+				break
+			}
+			if err := pause(ctx); err != nil {
+				return fmt.Errorf("%v still has a stream: %s", h.domains, text)
+			}
+		}
+	}
 	return nil
 }
 

@@ -82,7 +82,8 @@ func TestSessionsComeAndGo(t *testing.T) {
 					// Numbers are given under the user's lock: they rise in the order of binding.
 					var mine int64
 					var s *session.Session
-					s, err = e.users.Bind(full, sink{close: func(*stanza.StreamError) { open.Delete(mine) }}, func() { mine = serial.Add(1) })
+					s, err = e.users.Bind(session.Binding{Full: full, Sink: sink{close: func(*stanza.StreamError) { open.Delete(mine) }},
+						Announce: func(*session.User, *session.Session) { mine = serial.Add(1) }})
 					if err == nil {
 						err = e.users.Do(juliet, func(u *session.User) {
 							if u.Find(full) == s {

@@ -38,14 +38,38 @@ func (c *Config) Validate(now time.Time) []Problem {
 		v.domain(fmt.Sprintf("domain[%d]", i), &c.Domain[i], local)
 	}
 	v.listen(c)
-	if c.Auth.Iterations < 4096 {
-		v.refuse("auth.iterations", "%d is too few; write 4096 or more", c.Auth.Iterations)
-	}
+	v.auth(&c.Auth)
 	v.limits(&c.Limits)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, "text", "json")
 	v.federation(c, local)
 	return v.problems
+}
+
+func (v *validation) auth(a *Auth) {
+	if a.Iterations < 4096 {
+		v.refuse("auth.iterations", "%d is too few; write 4096 or more", a.Iterations)
+	}
+	for i, name := range a.Mechanisms {
+		key := fmt.Sprintf("auth.mechanisms[%d]", i)
+		v.oneOf(key, name, slices.Concat(passwordMechanisms, []string{fast})...)
+		if slices.Contains(a.Mechanisms[:i], name) {
+			v.refuse(key, "%q is there twice; remove one", name)
+		}
+	}
+	if len(a.keys()) == 0 {
+		v.refuse("auth.mechanisms", "no password can be kept; write one of %s at least", quoted(passwordMechanisms))
+	}
+}
+
+// passwordMechanisms and fast are what auth.mechanisms may name.
+var passwordMechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}
+
+const fast = "FAST"
+
+// keys are the mechanisms for which keys are kept.
+func (a *Auth) keys() []string {
+	return slices.DeleteFunc(slices.Clone(a.Mechanisms), func(name string) bool { return name == fast })
 }
 
 type validation struct {

@@ -21,6 +21,8 @@ type Status struct {
 	Connections int                 `json:"connections"` // of clients, logged in or not
 	Sessions    int                 `json:"sessions"`
 	Servers     int                 `json:"servers"` // streams to and from other servers
+	// Counters say how often what is rare has happened, such as a limit that was hit.
+	Counters map[string]uint64 `json:"counters"`
 }
 
 // collectVerbs gathers what operators can ask for, by name.
@@ -41,6 +43,7 @@ func (s *Server) status() Status {
 	status := Status{
 		Version: s.options.Version, Started: s.started, Domains: s.local, Listeners: s.Addresses(),
 		Connections: s.clients.Connections(), Servers: len(s.federation.List()),
+		Counters: s.counters.All(),
 	}
 	for range s.users.Sessions() {
 		status.Sessions++

@@ -27,6 +27,7 @@ import (
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/meter"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/router"
 	"tombolo/xmpp/session"
@@ -60,6 +61,8 @@ type Server struct {
 	users        *session.Registry
 	certificates *transport.Certificates
 	flusher      *stream.Flusher
+	counters     *meter.Counters
+	gate         *transport.Gate
 	router       *router.Router
 	federation   *federation.Federation
 	clients      *c2s.Server
@@ -88,7 +91,7 @@ func New(cfg Config, o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{config: cfg, options: o, log: o.Log, started: o.Now(), store: o.Store, flusher: stream.NewFlusher()}
+	s := &Server{config: cfg, options: o, log: o.Log, started: o.Now(), store: o.Store, flusher: stream.NewFlusher(), counters: new(meter.Counters)}
 	if err := s.assemble(); err != nil {
 		if s.store != nil {
 			err = errors.Join(err, s.store.Close())
@@ -121,11 +124,17 @@ func (s *Server) assemble() error {
 	if err != nil {
 		return err
 	}
-	accounts, err := auth.NewAccounts(s.store, auth.Options{Iterations: s.config.Auth.Iterations, Now: s.options.Now})
+	login := &s.config.Auth
+	accounts, err := auth.NewAccounts(s.store, auth.Options{
+		Iterations: login.Iterations, Mechanisms: login.keys(), Now: s.options.Now,
+		TokenKeyFile: s.config.TokenKey(), TokenLifetime: time.Duration(login.TokenLifetime),
+		ClientsKept: time.Duration(login.ClientsKept), ClientAddresses: login.ClientAddresses,
+	})
 	if err != nil {
 		return err
 	}
 	s.users = session.New(s.store, s.options.Now)
+	s.users.MaxSessions = int(s.config.Limits.SessionsPerAccount)
 	s.router = &router.Router{Users: s.users, IsLocal: s.isLocal, Log: s.log}
 	host := &module.Host{
 		Store: s.store, Users: s.users, Accounts: accounts, Log: s.log, Now: s.options.Now, Started: s.started,
@@ -133,6 +142,8 @@ func (s *Server) assemble() error {
 		Features: func() []module.Feature { return s.features },
 	}
 	limits := s.config.Limits
+	s.gate = &transport.Gate{Strangers: int(limits.StrangersPerAddress), Handshakes: limits.HandshakesPerAddress,
+		Exempt: limits.Exempt, Counters: s.counters}
 	registration := xep.NewRegistration(host, xep.RegistrationOptions{
 		Open: s.config.Auth.Registration, PerMinute: int(limits.RegistrationsPerMinute), Exempt: limits.Exempt,
 	})
@@ -151,12 +162,10 @@ func (s *Server) assemble() error {
 	s.router.Remote = s.federation
 	s.clients = c2s.New(c2s.Config{
 		IsLocal: s.isLocal, Accounts: accounts, Users: s.users, Hooks: s.router.Hooks,
-		Certificates: s.certificates, Plain: s.config.Auth.Plain, LoginTries: limits.LoginAttempts,
-		Early: registration.Early(), Announced: s.announced(), Admit: s.store.Admit,
-		Limits: stream.Limits{
-			Before: s.xmlLimits(limits.StanzaBeforeAuth), After: s.xmlLimits(limits.Stanza), Queue: int(limits.Queue),
-		},
-		Timing: s.timing(), Flusher: s.flusher, Log: s.log.With("stream", "client"),
+		Certificates: s.certificates, Plain: login.Plain, Tokens: slices.Contains(login.Mechanisms, fast), LoginTries: limits.LoginAttempts, Gate: s.gate, Exempt: limits.Exempt,
+		Early: registration.Early(), Announced: s.announced(), Inline: s.inline(), Admit: s.store.Admit,
+		Limits: s.streamLimits(limits.Stanza, int(limits.BytesPerSecond), int(limits.StanzasPerSecond)),
+		Timing: s.timing(), Flusher: s.flusher, Counters: s.counters, Log: s.log.With("stream", "client"),
 	})
 	s.collectVerbs(host)
 	return nil
@@ -181,7 +190,10 @@ func (s *Server) openStore() error {
 // about anything else, and offline messages, last in xep.Table, hold what all others let pass.
 func (s *Server) build(host *module.Host, registration *xep.Registration) error {
 	limits := s.config.Limits
-	contacts := roster.New(host, roster.Options{MaxItems: int(limits.RosterItems)})
+	contacts := roster.New(host, roster.Options{
+		MaxItems: int(limits.RosterItems), MaxDirected: int(limits.DirectedPresences),
+		RequestsPerMinute: int(limits.SubscriptionRequestsPerMinute), Counters: s.counters,
+	})
 	s.features = []module.Feature{contacts.Blocking(), contacts.Contacts()}
 	for _, construct := range xep.Table(xep.Options{
 		Version: s.options.Version, OfflineMessages: int(limits.OfflineMessages),
@@ -207,6 +219,14 @@ func (s *Server) announced() []element.Element {
 	var all []element.Element
 	for _, f := range s.features {
 		all = append(all, f.Stream...)
+	}
+	return all
+}
+
+func (s *Server) inline() []module.Inline {
+	var all []module.Inline
+	for _, f := range s.features {
+		all = append(all, f.Inline...)
 	}
 	return all
 }
@@ -376,6 +396,16 @@ func (s *Server) xmlLimits(bytes Size) element.Limits {
 		Attrs: s.config.Limits.Attributes, Namespaces: s.config.Limits.Attributes}
 }
 
+// streamLimits are those of a role; a rate of 0 is none, as between servers, each of which speaks for
+// many users.
+func (s *Server) streamLimits(stanza Size, bytes, stanzas int) stream.Limits {
+	l := s.config.Limits
+	return stream.Limits{
+		Before: s.xmlLimits(l.StanzaBeforeAuth), After: s.xmlLimits(stanza), Queue: int(l.Queue),
+		EarlyBytes: int(l.LoginBytes), EarlyElements: l.LoginElements, Bytes: bytes, Stanzas: stanzas,
+	}
+}
+
 func (s *Server) timing() stream.Timing {
 	l := s.config.Limits
 	return stream.Timing{Login: time.Duration(l.LoginTime), Quiet: time.Duration(l.Idle),
@@ -388,9 +418,7 @@ func (s *Server) federationConfig(roots *x509.CertPool) federation.Config {
 		Domains: s.names, Policy: policy(fed), Roots: roots, Certificates: s.certificates,
 		Resolver: fed.Resolver, LocalAddr: s.options.LocalAddr,
 		Route: s.router.Route, Store: s.store, Admit: s.store.Admit,
-		Limits: stream.Limits{
-			Before: s.xmlLimits(limits.StanzaBeforeAuth), After: s.xmlLimits(limits.ServerStanza), Queue: int(limits.Queue),
-		},
+		Gate: s.gate, Counters: s.counters, Limits: s.streamLimits(limits.ServerStanza, 0, 0),
 		Timing: s.timing(), ConnectTime: time.Duration(fed.ConnectTime), Idle: time.Duration(fed.Idle), Queue: int(fed.Queue),
 		Flusher: s.flusher, Log: s.log.With("stream", "server"), Now: s.options.Now,
 	}

@@ -179,6 +179,9 @@ func (a *app) statusCommand() *cobra.Command {
 			fmt.Fprintf(t, "client connections\t%d\n", status.Connections)
 			fmt.Fprintf(t, "sessions\t%d\n", status.Sessions)
 			fmt.Fprintf(t, "server streams\t%d\n", status.Servers)
+			for _, name := range slices.Sorted(maps.Keys(status.Counters)) {
+				fmt.Fprintf(t, "%s\t%d\n", name, status.Counters[name])
+			}
 			return t.Flush()
 		},
 	})

@@ -75,6 +75,16 @@ func (a *Accounts) Revoke(ctx context.Context, account jid.JID, id string) error
 	return nil
 }
 
+// RevokeAll ends the tokens of every client of an account. storage.ErrNotFound.
+func (a *Accounts) RevokeAll(ctx context.Context, account jid.JID) error {
+	return a.submit(ctx, "end the tokens of", account, func(tx storage.Tx) error {
+		if _, err := tx.Accounts().Get(account); err != nil {
+			return err
+		}
+		return revoke(tx, account, nil, false)
+	})
+}
+
 // revoke ends the tokens of one client or, where that is nil, of all of an account, and forgets
 // those that know no password: all of them after a new one.
 func revoke(tx storage.Tx, account jid.JID, one *storage.Client, newPassword bool) error {
@@ -103,12 +113,14 @@ func revoke(tx storage.Tx, account jid.JID, one *storage.Client, newPassword boo
 	return nil
 }
 
-// makeRoom forgets clients of an account until there is room for another.
-func (a *Accounts) makeRoom(tx storage.Tx, account jid.JID, now time.Time) error {
+// makeRoom forgets clients of an account that are not to be remembered, and as many others as it
+// takes to have room for the one that logs in.
+func (a *Accounts) makeRoom(tx storage.Tx, account jid.JID, id string, now time.Time) error {
 	list, err := tx.Clients().All(account)
 	if err != nil {
 		return err
 	}
+	list = slices.DeleteFunc(list, func(c storage.Client) bool { return c.ID == id })
 	slices.SortStableFunc(list, func(x, y storage.Client) int { return x.LastSeen.Compare(y.LastSeen) })
 	left := len(list)
 	for _, c := range list {

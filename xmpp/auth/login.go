@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -101,8 +100,8 @@ func (a *Accounts) Accept(ctx context.Context, l Login) (*Token, error) {
 			slot.Sealed = a.tokens.seal(l.Account, l.Client, secret, slot)
 			admitted.client.New = slot
 		}
-		if admitted.isNew {
-			if err := a.makeRoom(tx, l.Account, now); err != nil {
+		if admitted.matters {
+			if err := a.makeRoom(tx, l.Account, l.Client, now); err != nil {
 				return err
 			}
 		}
@@ -123,7 +122,6 @@ func (a *Accounts) Accept(ctx context.Context, l Login) (*Token, error) {
 // An admission is what a login makes of its client.
 type admission struct {
 	client    storage.Client
-	isNew     bool
 	mechanism string // of the token to give to it; empty: none
 	matters   bool   // more changes than when and where it was seen
 }
@@ -150,7 +148,10 @@ func (a *Accounts) admit(tx storage.Tx, l Login, generation uint64, now time.Tim
 		return admission{}, outdated(l.Exchange)
 	}
 
-	result := admission{isNew: isNew, mechanism: l.RequestToken, matters: isNew || l.RequestToken != "" || l.Invalidate}
+	result := admission{matters: isNew || l.RequestToken != "" || l.Invalidate}
+	if sasl.IsToken(l.RequestToken) {
+		result.mechanism = l.RequestToken
+	}
 	if used := l.Exchange.Token(); used != "" {
 		switch used {
 		case tokenName(client.New): // it reached the client, which needs the other no more
@@ -160,7 +161,7 @@ func (a *Accounts) admit(tx storage.Tx, l Login, generation uint64, now time.Tim
 		default:
 			return admission{}, outdated(l.Exchange)
 		}
-		due := client.Current.Expiry.Sub(now) < a.opts.TokenLifetime-a.opts.TokenRotation
+		due := client.Current.Expiry.Sub(now) <= a.opts.TokenLifetime-a.opts.TokenRotation
 		if due && !l.Invalidate && result.mechanism == "" {
 			result.mechanism, result.matters = client.Current.Mechanism, true
 		}
@@ -315,10 +316,14 @@ func validClient(id string) bool {
 	return id != "" && len(id) <= maxClientID && utf8.ValidString(id) && !strings.ContainsFunc(id, unicode.IsControl)
 }
 
-// shorten cuts what a client says of itself to what is kept of it.
+// shorten makes of what a client says of itself what is kept of it: not too much, and nothing that
+// a terminal would obey.
 func shorten(text string) string {
-	if len(text) <= maxClientText {
-		return text
-	}
-	return string(bytes.ToValidUTF8([]byte(text[:maxClientText]), nil))
+	text = strings.ToValidUTF8(text[:min(len(text), maxClientText)], "")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, text)
 }

@@ -10,12 +10,16 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net/netip"
 	"sync"
+	"time"
 
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/meter"
+	"tombolo/xmpp/module"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
@@ -31,26 +35,33 @@ type Config struct {
 	Hooks        *hook.Chain
 	Certificates *transport.Certificates
 	Plain        bool // offer PLAIN
+	Tokens       bool // offer tokens to clients that log in (XEP-0484)
 	LoginTries   int
+	Gate         *transport.Gate
+	Exempt       []netip.Prefix // networks whose failed logins are not held up
 
 	// Early are features that may be used before login, such as registration; Announced are what
 	// the server's features say of themselves after it.
 	Early     []stream.Feature
 	Announced []element.Element
+	// Inline is what clients can enable while they bind a resource with SASL2.
+	Inline []module.Inline
 
-	Admit   func(context.Context) error
-	Limits  stream.Limits
-	Timing  stream.Timing
-	Flusher *stream.Flusher
-	Log     *slog.Logger
+	Admit    func(context.Context) error
+	Limits   stream.Limits
+	Timing   stream.Timing
+	Flusher  *stream.Flusher
+	Counters *meter.Counters
+	Log      *slog.Logger
 }
 
 // A Server serves clients.
 type Server struct {
 	Config
-	role   *stream.Role
-	direct *tls.Config // of direct TLS
-	stream *tls.Config // of STARTTLS
+	role     *stream.Role
+	direct   *tls.Config // of direct TLS
+	stream   *tls.Config // of STARTTLS
+	throttle throttle
 
 	mu      sync.Mutex
 	streams map[*stream.Stream]struct{}
@@ -61,6 +72,7 @@ type Server struct {
 // New makes the role that all client streams share.
 func New(c Config) *Server {
 	s := &Server{Config: c, streams: make(map[*stream.Stream]struct{})}
+	s.throttle.now = time.Now
 	s.ended.L = &s.mu
 	// Session tickets are off: a full handshake costs little, and what was proved by a certificate
 	// is then proved on every connection.
@@ -69,35 +81,45 @@ func New(c Config) *Server {
 	s.direct = s.stream.Clone()
 	s.direct.NextProtos = []string{"xmpp-client"}
 
+	login := stream.Login{Mechanisms: s.mechanisms, Attempt: s.attempt, Accepted: s.accepted,
+		Failed: func(st *stream.Stream, _ error) { clientOf(st).tried(false) }, Tries: c.LoginTries}
 	features := []stream.Feature{
 		stream.StartTLS(func(*stream.Stream) *tls.Config { return s.stream }, func(*stream.Stream) bool { return true }),
-		stream.SASL(stream.Login{Mechanisms: s.mechanisms, Attempt: s.attempt, Accepted: s.accepted, Tries: c.LoginTries}),
+		stream.SASL(login),
+		stream.SASL2(login, s.login2()),
 	}
 	features = append(features, c.Early...)
 	features = append(features, s.bind(), announce(c.Announced))
 	s.role = &stream.Role{
-		Content:  ns.Client,
-		Features: features,
-		Opened:   s.opened,
-		Ready:    func(st *stream.Stream) bool { return st.State()&stream.Bound != 0 },
-		Handle:   func(st *stream.Stream, e element.Element) error { return clientOf(st).handle(e) },
-		Quiet:    func(st *stream.Stream) { clientOf(st).ping() },
-		Ended:    s.over,
-		Admit:    c.Admit,
-		Limits:   c.Limits, Timing: c.Timing, Flusher: c.Flusher, Log: c.Log,
+		Content:   ns.Client,
+		Features:  features,
+		Opened:    s.opened,
+		Ready:     func(st *stream.Stream) bool { return st.State()&stream.Bound != 0 },
+		Handle:    func(st *stream.Stream, e element.Element) error { return clientOf(st).handle(e) },
+		Quiet:     func(st *stream.Stream) { clientOf(st).ping() },
+		Ended:     s.over,
+		Admit:     c.Admit,
+		Handshake: func(ctx context.Context, st *stream.Stream) (func(), error) { return clientOf(st).pass.Handshake(ctx) },
+		Limits:    c.Limits, Timing: c.Timing, Flusher: c.Flusher, Counters: c.Counters, Log: c.Log,
 	}
 	return s
 }
 
 // Serve lives one connection, with direct TLS or with STARTTLS, and returns when it is over.
 func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
+	pass, ok := s.Gate.Enter(c.RemoteAddr())
+	if !ok {
+		c.Close()
+		return
+	}
+	defer pass.Leave()
 	st, err := stream.New(s.role, c)
 	if err != nil {
 		s.Log.Error("connection could not be served", "err", err)
 		c.Close()
 		return
 	}
-	st.Data = &client{server: s, stream: st}
+	st.Data = &client{server: s, stream: st, pass: pass}
 	if !s.enter(st) {
 		c.Close()
 		return
@@ -173,12 +195,13 @@ func (s *Server) opened(st *stream.Stream, h stream.Header) error {
 			Text: "the domain changed within one stream"}
 	}
 	st.Local = to.Domain()
+	account := clientOf(st).account
 	if h.From == "" {
+		st.Peer = account.String() // what was claimed in clear counts no more
 		return nil
 	}
 	from, err := jid.Parse(h.From)
-	account := clientOf(st).account
-	if err != nil || (!account.IsZero() && from.Bare() != account) {
+	if err != nil || from.Domain() != st.Local || (!account.IsZero() && from.Bare() != account) {
 		return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
 	}
 	st.Peer = from.String() // our header's to reflects it as it is (RFC 6120 section 4.7.2)

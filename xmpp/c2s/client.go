@@ -11,13 +11,17 @@ import (
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
+	"tombolo/xmpp/transport"
 )
 
 // A client is what this package keeps of a stream. It is the sink of its session.
 type client struct {
 	server  *Server
 	stream  *stream.Stream
+	pass    *transport.Pass
+	trying  string           // for whom the client wants to be taken
 	account jid.JID          // once authenticated
+	epoch   string           // of that login, for auth.Accounts.Current
 	session *session.Session // once bound
 }
 

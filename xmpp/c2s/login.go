@@ -4,53 +4,138 @@ import (
 	"crypto/rand"
 	"errors"
 	"slices"
+	"strings"
 
 	"tombolo/storage"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/sasl"
+	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
+	"tombolo/xmpp/transport"
 )
 
-// Mechanisms in order of preference; those with channel binding first, because they alone notice a
-// TLS peer in the middle (RFC 5802 section 6).
-var (
-	bound   = []string{"SCRAM-SHA-512-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"}
-	unbound = []string{"SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1"}
-)
-
+// mechanisms are those of the passwords that are kept, in order of preference; those with channel
+// binding first, because they alone notice a TLS peer in the middle (RFC 5802 section 6).
 func (s *Server) mechanisms(st *stream.Stream) []string {
+	_, exporter := st.Binding(sasl.TLSExporter)
+	_, endPoint := st.Binding(sasl.TLSServerEndPoint)
+	kept := s.Accounts.Mechanisms()
 	var list []string
-	_, exporter := st.Binding("tls-exporter")
-	_, endPoint := st.Binding("tls-server-end-point")
-	if exporter || endPoint {
-		list = append(list, bound...)
+	for _, name := range sasl.Mechanisms() {
+		base, plus := strings.CutSuffix(name, "-PLUS")
+		if slices.Contains(kept, base) && (!plus || exporter || endPoint) || name == "PLAIN" && s.Plain {
+			list = append(list, name)
+		}
 	}
-	list = append(list, unbound...)
-	if s.Plain {
-		list = append(list, "PLAIN")
+	return list
+}
+
+// tokens are the mechanisms for who has a token (XEP-0484 section 3.1).
+func (s *Server) tokens(st *stream.Stream) []string {
+	if !s.Tokens {
+		return nil
 	}
-	return slices.Clip(list)
+	return slices.DeleteFunc(sasl.TokenMechanisms(), func(name string) bool {
+		typ := sasl.TokenBinding(name)
+		if typ == "" {
+			return false
+		}
+		_, ok := st.Binding(typ)
+		return !ok
+	})
 }
 
 func (s *Server) attempt(st *stream.Stream) *sasl.Attempt {
-	a := s.Accounts.Attempt(st.Local)
+	a, c := s.Accounts.Attempt(st.Local), clientOf(st)
 	a.Binding = st.Binding
+	credentials, verify := a.Credentials, a.Verify
+	a.Credentials = func(user, mechanism string) (sasl.Credential, error) {
+		c.try(user)
+		return credentials(user, mechanism)
+	}
+	a.Verify = func(user, password string) (string, bool, error) {
+		c.try(user)
+		return verify(user, password)
+	}
 	return a
 }
 
-func (s *Server) accepted(st *stream.Stream, identity string) error {
-	account, err := jid.New(identity, st.Local, "")
-	if err != nil {
-		return &sasl.Failure{Condition: "not-authorized"}
+// try notes for whom the client wants to be taken, and holds it up where somebody at its address has
+// guessed that account's password too often.
+func (c *client) try(user string) {
+	c.trying = user
+	if site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt); limited {
+		if d := c.server.throttle.wait(site, user+"@"+c.stream.Local); d > 0 {
+			c.server.Counters.Hit("limit: failed logins")
+			c.stream.Pause(d)
+		}
 	}
-	st.Peer = account.String()
-	clientOf(st).account = account
-	st.Log = st.Log.With("account", st.Peer)
+}
+
+// tried notes the outcome.
+func (c *client) tried(good bool) {
+	site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt)
+	switch account := c.trying + "@" + c.stream.Local; {
+	case !limited || c.trying == "":
+	case good:
+		c.server.throttle.succeeded(site, account)
+	default:
+		c.server.throttle.failed(site, account)
+	}
+}
+
+// accepted ends a login of SASL; a resource is bound later.
+func (s *Server) accepted(st *stream.Stream, x *sasl.Exchange) error {
+	account, err := jid.New(x.Identity(), st.Local, "")
+	if err != nil {
+		return &sasl.Failure{Condition: sasl.NotAuthorized, Cause: err}
+	}
+	clientOf(st).authenticated(account, x)
 	return nil
 }
+
+// authenticated is called when the client is about to be told of its success.
+func (c *client) authenticated(account jid.JID, x *sasl.Exchange) {
+	c.account, c.epoch = account, x.Epoch()
+	c.stream.Peer = account.String()
+	c.stream.Log = c.stream.Log.With("account", c.stream.Peer)
+	c.pass.Known()
+	c.tried(true)
+}
+
+// open makes the session of a client whose login, of that epoch, still holds; else the error is a
+// *sasl.Failure.
+func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.User, *session.Session)) error {
+	s, err := c.server.Users.Bind(session.Binding{
+		Full: full, Sink: c, Client: agent, Announce: announce,
+		Valid: func() error {
+			holds, err := c.server.Accounts.Current(full.Bare(), epoch)
+			if err == nil && !holds {
+				err = errOutdated
+			}
+			return err
+		},
+	})
+	switch {
+	case errors.Is(err, storage.ErrNotFound): // deleted since it logged in
+		return errOutdated
+	case errors.Is(err, session.ErrTooMany):
+		c.server.Counters.Hit("limit: sessions_per_account")
+		return err
+	case err != nil:
+		return err
+	}
+	c.session = s
+	c.stream.Log = c.stream.Log.With("resource", full.Resource())
+	c.stream.Log.Debug("resource bound")
+	return nil
+}
+
+// errOutdated is the end of a login whose account or client lost its permission meanwhile.
+var errOutdated error = &sasl.Failure{Condition: sasl.NotAuthorized, Cause: errors.New("it was revoked meanwhile")}
 
 // bind is resource binding (RFC 6120 section 7).
 func (s *Server) bind() stream.Feature {
@@ -91,29 +176,29 @@ func (c *client) bind(e element.Element) (stream.Outcome, error) {
 		}
 		return stream.Outcome{}, nil
 	}
-	s, err := c.server.Users.Bind(full, c, func() {
+	err = c.open(full, "", c.epoch, func(*session.User, *session.Session) {
 		payload := element.Start("bind", ns.Bind).Leaf("jid", ns.Bind, full.String()).Element()
 		c.stream.Send(request.Result(payload).Element)
 	})
-	if errors.Is(err, storage.ErrNotFound) { // deleted since it logged in
+	switch {
+	case errors.Is(err, errOutdated):
 		return stream.Outcome{}, &stanza.StreamError{Condition: stanza.StreamNotAuthorized}
+	case errors.Is(err, session.ErrTooMany): // RFC 6120 section 7.6.2.1
+		if answer, ok := request.ErrorReply(stanza.ResourceConstraint("too many sessions")); ok {
+			c.stream.Send(answer.Element)
+		}
+		return stream.Outcome{}, nil
 	}
-	if err != nil {
-		return stream.Outcome{}, err
-	}
-	c.session = s
-	c.stream.Log = c.stream.Log.With("resource", full.Resource())
-	c.stream.Log.Debug("resource bound")
-	return stream.Outcome{Gains: stream.Bound}, nil
+	return stream.Outcome{Gains: stream.Bound}, err
 }
 
-// announce offers elements that are information only.
+// announce offers elements that are information only, also to who has bound its resource with its
+// login.
 func announce(elements []element.Element) stream.Feature {
 	return stream.Feature{
-		Name:    "announcements",
-		Needs:   stream.Secure | stream.Authenticated,
-		Refuses: stream.Bound,
-		Claims:  func(element.Element) bool { return false },
-		Offer:   func(*stream.Stream) []element.Element { return elements },
+		Name:   "announcements",
+		Needs:  stream.Secure | stream.Authenticated,
+		Claims: func(element.Element) bool { return false },
+		Offer:  func(*stream.Stream) []element.Element { return elements },
 	}
 }

@@ -102,7 +102,8 @@ func (o *office) add(accounts ...string) {
 func (o *office) bind(sessions ...string) {
 	o.t.Helper()
 	for _, full := range sessions {
-		if _, err := o.host.Users.Bind(jid.MustParse(full), line{o, full}, func() {}); err != nil {
+		if _, err := o.host.Users.Bind(session.Binding{Full: jid.MustParse(full), Sink: line{o, full},
+			Announce: func(*session.User, *session.Session) {}}); err != nil {
 			o.t.Fatal(err)
 		}
 	}

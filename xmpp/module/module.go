@@ -64,6 +64,9 @@ type Feature struct {
 	// Stream are elements announced in <stream:features/> to clients that have logged in.
 	Stream []element.Element
 
+	// Inline are what clients can enable while they bind a resource with SASL2.
+	Inline []Inline
+
 	// Hooks are the points at which the feature wants to be called.
 	Hooks hook.Hooks
 
@@ -81,6 +84,15 @@ type Info struct {
 	Version string // of the XEP
 	Status  string // "complete", "partial"
 	Note    string
+}
+
+// An Inline is something of a session that a client can ask for while it binds (XEP-0386 section 3.1).
+type Inline struct {
+	// NS is the namespace by which it is announced, and that of the client's request.
+	NS string
+	// Enable enables it for a session that is about to be announced, under the user's lock. What it
+	// returns becomes part of <bound/>.
+	Enable func(u hook.User, s hook.Session, request element.Element) element.Element
 }
 
 // Scope says to whom a request is addressed.

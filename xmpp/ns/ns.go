@@ -4,18 +4,25 @@ package ns
 
 // Streams and their negotiation (RFC 6120, RFC 7395).
 const (
-	Stream     = "http://etherx.jabber.org/streams"
-	StreamErr  = "urn:ietf:params:xml:ns:xmpp-streams"
-	StanzaErr  = "urn:ietf:params:xml:ns:xmpp-stanzas"
-	StartTLS   = "urn:ietf:params:xml:ns:xmpp-tls"
-	SASL       = "urn:ietf:params:xml:ns:xmpp-sasl"
-	Bind       = "urn:ietf:params:xml:ns:xmpp-bind"
-	Session    = "urn:ietf:params:xml:ns:xmpp-session"    // RFC 3921, optional since RFC 6121
-	PreApprove = "urn:xmpp:features:pre-approval"         // RFC 6121 section 3.4
-	RosterVer  = "urn:xmpp:features:rosterver"            // RFC 6121 section 2.6
-	XML        = "http://www.w3.org/XML/1998/namespace"   // the prefix xml
-	XMLNS      = "http://www.w3.org/2000/xmlns/"          // the prefix xmlns
-	Register   = "http://jabber.org/features/iq-register" // stream feature of XEP-0077
+	Stream       = "http://etherx.jabber.org/streams"
+	StreamErr    = "urn:ietf:params:xml:ns:xmpp-streams"
+	StanzaErr    = "urn:ietf:params:xml:ns:xmpp-stanzas"
+	StreamLimits = "urn:xmpp:stream-limits:0" // XEP-0478
+	StartTLS     = "urn:ietf:params:xml:ns:xmpp-tls"
+	SASL         = "urn:ietf:params:xml:ns:xmpp-sasl"
+	SASL2        = "urn:xmpp:sasl:2"         // XEP-0388
+	Bind2        = "urn:xmpp:bind:0"         // XEP-0386
+	FAST         = "urn:xmpp:fast:0"         // XEP-0484
+	IAP          = "urn:xmpp:iap:0"          // XEP-0509
+	Upgrade      = "urn:xmpp:sasl:upgrade:0" // XEP-0480
+	ScramUpgrade = "urn:xmpp:scram-upgrade:0"
+	Bind         = "urn:ietf:params:xml:ns:xmpp-bind"
+	Session      = "urn:ietf:params:xml:ns:xmpp-session"    // RFC 3921, optional since RFC 6121
+	PreApprove   = "urn:xmpp:features:pre-approval"         // RFC 6121 section 3.4
+	RosterVer    = "urn:xmpp:features:rosterver"            // RFC 6121 section 2.6
+	XML          = "http://www.w3.org/XML/1998/namespace"   // the prefix xml
+	XMLNS        = "http://www.w3.org/2000/xmlns/"          // the prefix xmlns
+	Register     = "http://jabber.org/features/iq-register" // stream feature of XEP-0077
 )
 
 // The content namespaces. Inside the server they are one and carry the name Client: an element in

@@ -10,10 +10,12 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +28,9 @@ import (
 // A Registry holds the users that are in memory: those with a session, with an unfinished write,
 // or that somebody is working on at this moment.
 type Registry struct {
+	// MaxSessions is how many sessions an account may have; 0: no limit. It is set before Start.
+	MaxSessions int
+
 	store  storage.Store
 	now    func() time.Time
 	hooks  *hook.Chain
@@ -77,23 +82,61 @@ func (r *Registry) Do(account jid.JID, fn func(*User)) error {
 	return nil
 }
 
-// Bind makes a session for the resource. A session that has the same one is ended first and its
-// stream closed with <conflict/> (RFC 6120 section 7.7.2.2). announce tells the client that it is
-// bound; it runs under the user's lock, before anything else can be sent to the session.
-func (r *Registry) Bind(full jid.JID, sink Sink, announce func()) (*Session, error) {
-	s := &Session{full: full.Clone(), sink: sink, since: r.now()}
-	err := r.Do(full.Bare(), func(u *User) {
-		if old := u.find(s.full); old != nil {
-			u.end(old, &stanza.StreamError{Condition: stanza.StreamConflict,
-				Text: "the same resource was bound by a newer stream"})
-		}
-		announce()
-		r.repin(u, +1)
-		u.sessions = append(u.sessions, s)
-		r.hooks.SessionBound(u, s)
-	})
-	return s, err
+// A Binding is a session to be made.
+type Binding struct {
+	// Full is the account with the resource.
+	Full jid.JID
+	Sink Sink
+	// Client names the installation that the client is of, where it says so (XEP-0388 section 2.3).
+	// An earlier session of the same one is ended (XEP-0386 section 3.2).
+	Client string
+	// Valid, if set, says whether the client may still have a session. It may read the store: it is
+	// asked outside of the lock, and anew where the account's sessions are ended meanwhile. So
+	// whoever takes a client's permission away and then ends its sessions has ended it, too.
+	Valid func() error
+	// Announce tells the client that it is bound; it runs under the user's lock, before anything
+	// else can be sent to the session.
+	Announce func(*User, *Session)
 }
+
+// Bind makes a session. One that has the same resource is ended first and its stream closed with
+// <conflict/> (RFC 6120 section 7.7.2.2). ErrTooMany says that the account has all the sessions that
+// it may have; storage.ErrNotFound, that it is no more.
+func (r *Registry) Bind(b Binding) (*Session, error) {
+	account := b.Full.Bare()
+	u, err := r.pin(account)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unpin(u) // until then u counts the times that sessions were ended
+	for {
+		asked := u.endings()
+		if b.Valid != nil {
+			if err := b.Valid(); err != nil {
+				return nil, err
+			}
+		}
+		s := &Session{full: b.Full.Clone(), client: strings.Clone(b.Client), sink: b.Sink, since: r.now()}
+		outdated, tooMany := false, false
+		err := r.Do(account, func(u *User) {
+			if outdated = u.ended != asked; outdated {
+				return
+			}
+			tooMany = !u.bind(s, r.MaxSessions, b.Announce)
+		})
+		switch {
+		case err != nil:
+			return nil, err
+		case tooMany:
+			return nil, fmt.Errorf("account %s: %w", account, ErrTooMany)
+		case !outdated:
+			return s, nil
+		}
+	}
+}
+
+// ErrTooMany is Bind's refusal of one session more.
+var ErrTooMany = errors.New("too many sessions")
 
 // End ends a session, whose client becomes unavailable (RFC 6121 section 4.5.2); err, if not nil,
 // is sent to the client. One that has ended before is left alone.
@@ -236,6 +279,7 @@ type User struct {
 	sessions []*Session
 	values   []any
 	gone     bool // the account is being removed
+	ended    int  // how often sessions were ended for what the account or its clients lost
 
 	effects  []effect
 	carrying bool // somebody is carrying out effects and will find new ones
@@ -302,6 +346,37 @@ func (u *User) SetPresence(s *Session, st stanza.Stanza) {
 	u.registry.hooks.Presence(u, s, st, was)
 }
 
+func conflict(text string) *stanza.StreamError {
+	return &stanza.StreamError{Condition: stanza.StreamConflict, Text: text}
+}
+
+// endings is u.ended for who does not hold the lock.
+func (u *User) endings() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ended
+}
+
+// bind adds a session, unless there are max already, in place of those that it succeeds.
+func (u *User) bind(s *Session, max int, announce func(*User, *Session)) bool {
+	for _, old := range slices.Clone(u.sessions) {
+		switch {
+		case old.full == s.full:
+			u.end(old, conflict("the same resource was bound by a newer stream"))
+		case old.client == s.client && s.client != "":
+			u.end(old, conflict("the same client has a newer stream"))
+		}
+	}
+	if max > 0 && len(u.sessions) >= max {
+		return false
+	}
+	announce(u, s)
+	u.registry.repin(u, +1)
+	u.sessions = append(u.sessions, s)
+	u.registry.hooks.SessionBound(u, s)
+	return true
+}
+
 func (u *User) find(full jid.JID) *Session {
 	for _, s := range u.sessions {
 		if s.full == full {
@@ -312,6 +387,7 @@ func (u *User) find(full jid.JID) *Session {
 }
 
 func (u *User) endAll(err *stanza.StreamError, keep func(*Session) bool) {
+	u.ended++
 	for _, s := range slices.Clone(u.sessions) {
 		if keep == nil || !keep(s) {
 			u.end(s, err)

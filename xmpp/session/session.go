@@ -20,9 +20,10 @@ type Sink interface {
 // A Session is one bound resource. It implements hook.Session; everything in it but its JID and
 // its sink is guarded by its user's lock.
 type Session struct {
-	full  jid.JID
-	sink  Sink
-	since time.Time
+	full   jid.JID
+	client string
+	sink   Sink
+	since  time.Time
 
 	presence   stanza.Stanza
 	priority   int
@@ -39,6 +40,9 @@ type Request struct {
 
 // JID is the full JID that was bound.
 func (s *Session) JID() jid.JID { return s.full }
+
+// Client names the installation that the session's client is of, "" where it did not say.
+func (s *Session) Client() string { return s.client }
 
 // Since is when the session was bound.
 func (s *Session) Since() time.Time { return s.since }

@@ -3,6 +3,7 @@ package stream
 import (
 	"crypto/rand"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -115,13 +116,42 @@ func (s *Stream) sendFeatures() {
 			b = e.AppendTo(b, ns.Client)
 		}
 	}
+	b = s.limits().AppendTo(b, ns.Client)
 	s.SendRaw(string(append(b, "</stream:features>"...)))
+}
+
+// limits announces what may be sent to us (XEP-0478). Another server may become authorised without
+// any features coming after these, so it is told at once what will hold for its stanzas.
+func (s *Stream) limits() element.Element {
+	bytes := s.role.Limits.Before.Bytes
+	if s.state&Authenticated != 0 || s.role.Content == ns.Server {
+		bytes = s.role.Limits.After.Bytes
+	}
+	w := element.Start("limits", ns.StreamLimits).Leaf("max-bytes", ns.StreamLimits, strconv.Itoa(bytes))
+	if s.role.Quiet != nil {
+		w.Leaf("idle-seconds", ns.StreamLimits, strconv.Itoa(int(s.role.Timing.Quiet/time.Second)))
+	}
+	return w.Element()
+}
+
+// MaxBytes is how large a stanza the peer accepts, on the initiating side; 0 if it did not say
+// (XEP-0478).
+func (s *Stream) MaxBytes() int {
+	text := s.features.Child("limits", ns.StreamLimits).Child("max-bytes", ns.StreamLimits).Text()
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
 }
 
 // dispatch takes a top-level element to where it belongs.
 func (s *Stream) dispatch(e element.Element) error {
 	if e.NS() == ns.Stream {
 		return s.streamElement(e)
+	}
+	if s.login.exclusive() && e.NS() != ns.SASL2 {
+		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "authentication is under way"}
 	}
 	for i := range s.role.Features {
 		f := &s.role.Features[i]
@@ -201,7 +231,7 @@ func (s *Stream) apply(out Outcome) error {
 func (s *Stream) restart() {
 	s.parser.Reset()
 	s.offered, s.active, s.features, s.headers = nil, -1, element.Element{}, false
-	s.login.exchange, s.login.offered = nil, nil
+	s.login.attempt, s.login.offered, s.login.tokens = attempt{}, nil, nil
 	if s.role.Initiates {
 		s.sendHeader()
 	}

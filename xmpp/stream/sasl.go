@@ -11,24 +11,40 @@ import (
 	"tombolo/xmpp/stanza"
 )
 
-// A Login says who may authenticate on a receiving stream, and how.
+// A Login says who may authenticate on a receiving stream, and how, in either profile: SASL, which
+// is RFC 6120's, and SASL2.
 type Login struct {
 	// Mechanisms are what this stream can offer, in order of preference; none: no SASL.
 	Mechanisms func(s *Stream) []string
-	// Attempt is what one exchange may know; the feature fills in what was offered.
+	// Attempt is what one exchange may know; the driver fills in what was offered.
 	Attempt func(s *Stream) *sasl.Attempt
 	// Accepted learns the identity that was proved. It may still refuse with a *sasl.Failure.
-	Accepted func(s *Stream, identity string) error
+	Accepted func(s *Stream, x *sasl.Exchange) error
+	// Failed, if set, learns of each attempt that failed.
+	Failed func(s *Stream, err error)
 	// Tries is how many attempts a stream may fail (RFC 6120 section 6.4.5).
 	Tries int
 }
 
-// login is what a stream remembers of SASL.
+// login is what a stream remembers of authentication.
 type login struct {
-	offered    []string
-	exchange   *sasl.Exchange
-	unbindable string // see sasl.Exchange
+	attempt
+	offered    []string // mechanisms, in both profiles
+	tokens     []string // those of SASL2 that use a token
+	bindings   []string // types of channel binding (XEP-0440)
+	version    string   // of what SASL2 offers (XEP-0509)
+	unbindable string   // see sasl.Exchange
 	failed     int
+}
+
+// An attempt is what is running, if something is.
+type attempt struct {
+	profile  string // the namespace of the profile
+	exchange *sasl.Exchange
+	request  Request // SASL2: what came with it
+	data     string  // SASL2: for the peer, with the next element that can carry it
+	tasks    []Task  // SASL2: what the peer has still to do, once its proof was good
+	begun    bool    // SASL2: the peer does the first one
 }
 
 // SASL is the receiving side of RFC 6120 section 6. It exists only under TLS and only until somebody
@@ -40,7 +56,7 @@ func SASL(l Login) Feature {
 		Refuses: Authenticated,
 		Claims:  func(e element.Element) bool { return e.NS() == ns.SASL },
 		Offer: func(s *Stream) []element.Element {
-			s.login.offered = l.Mechanisms(s)
+			s.login.offered, s.login.bindings = l.Mechanisms(s), nil
 			if len(s.login.offered) == 0 {
 				return nil
 			}
@@ -52,98 +68,131 @@ func SASL(l Login) Feature {
 			}
 			offer := []element.Element{w.Element()}
 			if plus {
-				offer = append(offer, channelBindings(s))
+				offer = append(offer, s.announceBindings())
 			}
 			return offer
 		},
 		Handle: func(s *Stream, e element.Element) (Outcome, error) {
 			out, err := l.step(s, e)
-			if err == nil {
-				return out, nil
+			if err != nil {
+				return Outcome{}, l.refuse(s, err, func(condition string) element.Element {
+					return element.Start("failure", ns.SASL).Leaf(condition, ns.SASL, "").Element()
+				})
 			}
-			if x := s.login.exchange; x != nil && x.Unbindable() != "" {
-				s.login.unbindable = x.Unbindable()
-			}
-			s.login.exchange = nil
-			var f *sasl.Failure
-			if !errors.As(err, &f) {
-				s.Log.Error("authentication could not be carried out", "err", err)
-				f = &sasl.Failure{Condition: "temporary-auth-failure"}
-			}
-			s.Log.Info("authentication failed", "condition", f.Condition, "err", err)
-			s.Send(element.Start("failure", ns.SASL).Leaf(f.Condition, ns.SASL, "").Element())
-			if s.login.failed++; s.login.failed >= l.Tries {
-				return Outcome{}, &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
-					Text: "too many failed attempts to authenticate"}
-			}
-			return Outcome{}, nil
+			return out, nil
 		},
 	}
 }
 
 // step takes <auth/>, <response/> or <abort/>.
-func (l Login) step(s *Stream, e element.Element) (Outcome, error) {
-	var response []byte
+func (l *Login) step(s *Stream, e element.Element) (Outcome, error) {
+	var response []byte // nil: there is none
+	var err error
 	switch e.Name() {
 	case "auth":
-		a := l.Attempt(s)
-		a.Offered, a.Unbindable = s.login.offered, s.login.unbindable
-		x, err := sasl.Server(e.Attr("mechanism"), a)
-		if err != nil {
+		if err := l.begin(s, ns.SASL, e.Attr("mechanism"), l.Attempt(s)); err != nil {
 			return Outcome{}, err
 		}
-		s.login.exchange = x
-		if e.Text() == "" {
-			// All our mechanisms let the client speak first: ask it to (RFC 6120 section 6.4.2).
-			s.Send(element.Leaf("challenge", ns.SASL, ""))
-			return Outcome{}, nil
+		switch text := e.Text(); text {
+		case "":
+		case "=": // an empty one (RFC 6120 section 6.4.2)
+			response = []byte{}
+		default:
+			response, err = decodeSASL(text)
 		}
 	case "response":
+		if response = []byte{}; e.Text() != "=" {
+			response, err = decodeSASL(e.Text())
+		}
 	case "abort":
-		return Outcome{}, &sasl.Failure{Condition: "aborted"}
+		err = &sasl.Failure{Condition: sasl.Aborted}
 	default:
-		return Outcome{}, &sasl.Failure{Condition: "malformed-request"}
+		err = &sasl.Failure{Condition: sasl.MalformedRequest}
 	}
-	if s.login.exchange == nil {
-		return Outcome{}, &sasl.Failure{Condition: "malformed-request"}
-	}
-	response, err := decodeSASL(e.Text())
 	if err != nil {
 		return Outcome{}, err
 	}
-	challenge, done, err := s.login.exchange.Step(response)
-	if err != nil {
+	data, done, err := l.proceed(s, ns.SASL, response)
+	switch {
+	case err != nil:
 		return Outcome{}, err
-	}
-	if !done {
-		s.Send(element.Leaf("challenge", ns.SASL, base64.StdEncoding.EncodeToString(challenge)))
+	case !done:
+		s.Send(element.Leaf("challenge", ns.SASL, data))
 		return Outcome{}, nil
 	}
-	if err := l.Accepted(s, s.login.exchange.Identity()); err != nil {
+	if err := l.Accepted(s, s.login.exchange); err != nil {
 		return Outcome{}, err
 	}
 	s.Log.Info("authenticated", "mechanism", s.login.exchange.Mechanism())
-	s.Send(element.Leaf("success", ns.SASL, base64.StdEncoding.EncodeToString(challenge)))
+	s.Send(element.Leaf("success", ns.SASL, data))
 	return Outcome{Gains: Authenticated, Restart: true}, nil
 }
 
-// decodeSASL reads base64; a single = is an empty response (RFC 6120 section 6.4.2).
-func decodeSASL(text string) ([]byte, error) {
-	if text == "=" {
-		return []byte{}, nil
+// begin starts an exchange by the mechanism that the peer chose, in place of one that may be running.
+func (l *Login) begin(s *Stream, profile, mechanism string, a *sasl.Attempt) error {
+	s.login.attempt = attempt{profile: profile}
+	a.Offered, a.OfferedBindings, a.Unbindable = s.login.offered, s.login.bindings, s.login.unbindable
+	if state := s.conn.TLS(); state != nil {
+		a.TLSVersion = state.Version
 	}
+	x, err := sasl.Server(mechanism, a)
+	s.login.exchange = x
+	return err
+}
+
+// proceed hands the peer's response, nil for none, to the running exchange. It returns the challenge,
+// or when it is done what goes with the success, as text.
+func (l *Login) proceed(s *Stream, profile string, response []byte) (data string, done bool, err error) {
+	if s.login.exchange == nil || s.login.profile != profile {
+		return "", false, &sasl.Failure{Condition: sasl.MalformedRequest}
+	}
+	challenge, done, err := s.login.exchange.Step(response)
+	return base64.StdEncoding.EncodeToString(challenge), done, err
+}
+
+// refuse ends an attempt that failed with err; failure makes the element that says so in the words of
+// the profile. The stream goes on, unless that was one attempt too many.
+func (l *Login) refuse(s *Stream, err error, failure func(condition string) element.Element) error {
+	var fatal *stanza.StreamError
+	if errors.As(err, &fatal) {
+		return err
+	}
+	if x := s.login.exchange; x != nil && x.Unbindable() != "" {
+		s.login.unbindable = x.Unbindable()
+	}
+	var f *sasl.Failure
+	if !errors.As(err, &f) {
+		s.Log.Error("authentication could not be carried out", "err", err)
+		f = &sasl.Failure{Condition: sasl.TemporaryAuthFailure}
+	}
+	if l.Failed != nil {
+		l.Failed(s, err)
+	}
+	s.login.attempt = attempt{}
+	s.Log.Info("authentication failed", "condition", f.Condition, "err", err)
+	s.Send(failure(f.Condition))
+	if s.login.failed++; s.login.failed >= l.Tries {
+		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
+			Text: "too many failed attempts to authenticate"}
+	}
+	return nil
+}
+
+// decodeSASL reads base64.
+func decodeSASL(text string) ([]byte, error) {
 	b, err := base64.StdEncoding.Strict().DecodeString(text)
 	if err != nil {
-		return nil, &sasl.Failure{Condition: "incorrect-encoding"}
+		return nil, &sasl.Failure{Condition: sasl.IncorrectEncoding}
 	}
 	return b, nil
 }
 
-// channelBindings tells which types of channel binding work on this stream (XEP-0440).
-func channelBindings(s *Stream) element.Element {
+// announceBindings tells which types of channel binding work on this stream (XEP-0440).
+func (s *Stream) announceBindings() element.Element {
 	w := element.Start("sasl-channel-binding", ns.ChannelBind)
-	for _, typ := range []string{sasl.TLSExporter, sasl.TLSServerEndPoint} {
+	for _, typ := range []string{sasl.TLSExporter, sasl.TLSUnique, sasl.TLSServerEndPoint} {
 		if _, ok := s.Binding(typ); ok {
+			s.login.bindings = append(s.login.bindings, typ)
 			w.Open("channel-binding", ns.ChannelBind).Attr("type", typ).Close()
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"tombolo/xmpp/element"
+	"tombolo/xmpp/meter"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/transport"
 )
@@ -67,10 +68,14 @@ type Role struct {
 	// Admit, if set, may hold up the reading of the next bytes (for the store, say).
 	Admit func(ctx context.Context) error
 
-	Limits  Limits
-	Timing  Timing
-	Flusher *Flusher
-	Log     *slog.Logger
+	// Handshake, if set, waits for this stream's turn to carry out a TLS handshake.
+	Handshake func(ctx context.Context, s *Stream) (done func(), err error)
+
+	Limits   Limits
+	Timing   Timing
+	Flusher  *Flusher
+	Counters *meter.Counters
+	Log      *slog.Logger
 }
 
 // A Prefix is a namespace declaration on the stream's header.
@@ -83,6 +88,11 @@ type Limits struct {
 	// Queue is how many bytes may wait for a peer that does not read before it is cut off. While
 	// more than a quarter of it waits, we do not read from the peer.
 	Queue int
+	// EarlyBytes and EarlyElements are how much a peer may send in all before the stream is ready.
+	EarlyBytes, EarlyElements int
+	// Bytes and Stanzas are how much a peer may send in a second once it is ready, on average; we
+	// read no faster. 0: no limit.
+	Bytes, Stanzas int
 }
 
 // Timing bounds how long a stream may take.
@@ -126,7 +136,9 @@ type Stream struct {
 	remote   *stanza.StreamError
 	deadline time.Time
 	probed   bool
-	drained  bool // nothing was left to read; what TLS holds does not make the socket readable
+	drained  bool  // nothing was left to read; what TLS holds does not make the socket readable
+	early    spent // before the stream was ready
+	pace     pace
 
 	queue  queue
 	ending atomic.Pointer[ending]
@@ -164,6 +176,13 @@ func (s *Stream) Conn() *transport.Conn { return s.conn }
 
 // Secure puts TLS on the connection before the stream starts (XEP-0368).
 func (s *Stream) Secure(ctx context.Context, config *tls.Config) error {
+	if s.role.Handshake != nil {
+		done, err := s.role.Handshake(ctx, s)
+		if err != nil {
+			return fmt.Errorf("TLS: %w", err)
+		}
+		defer done()
+	}
 	if err := s.conn.Handshake(ctx, config, !s.role.Initiates, s.Local); err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}
@@ -207,6 +226,7 @@ func (s *Stream) read(ctx context.Context) error {
 				return err
 			}
 		}
+		s.keepPace()
 		s.queue.waitRoom()
 		if s.drained {
 			err := s.conn.Wait(s.deadline)
@@ -235,17 +255,20 @@ func (s *Stream) read(ctx context.Context) error {
 	return nil
 }
 
-// buffers are lent to streams for one turn.
+// buffers are lent to streams for one turn, which reads a few of them at most: what one peer floods us
+// with must not keep what it caused for others waiting.
 var buffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
-// turn reads and handles everything that has arrived; what that caused is written at its end.
+const maxReads = 8
+
+// turn reads and handles what has arrived; what that caused is written at its end.
 func (s *Stream) turn() error {
 	buf := buffers.Get().(*[16 << 10]byte)
 	defer buffers.Put(buf)
 	s.role.Flusher.Begin()
 	defer s.role.Flusher.End()
 	s.drained = false
-	for !s.finished && s.upgrade == nil {
+	for reads := 0; reads < maxReads && !s.finished && s.upgrade == nil; reads++ {
 		n, err := s.conn.Read(buf[:])
 		if n > 0 {
 			if err := s.feed(buf[:n]); err != nil {
@@ -259,8 +282,8 @@ func (s *Stream) turn() error {
 		if err != nil {
 			return err
 		}
-		if s.queue.full() {
-			break // answers to its own requests must not overflow
+		if s.queue.full() || s.overdrawn() > 0 {
+			break // answers to its own requests must not overflow, and nobody reads ahead of the pace
 		}
 	}
 	s.parser.Idle()
@@ -270,6 +293,9 @@ func (s *Stream) turn() error {
 // feed hands the top-level elements in p on, one at a time.
 func (s *Stream) feed(p []byte) error {
 	s.probed = false
+	if err := s.spend(len(p), 0); err != nil {
+		return err
+	}
 	if s.Ready() {
 		s.deadline = time.Now().Add(s.role.Timing.Quiet)
 		s.parser.SetLimits(s.role.Limits.After) // by dialback, which no feature's Outcome tells of
@@ -284,10 +310,12 @@ func (s *Stream) feed(p []byte) error {
 		case element.Header:
 			err = s.opened(tok.Element)
 		case element.Top:
-			if s.closed() {
-				continue // we have closed: what still comes is read and dropped
+			if s.closed() && !s.listening() {
+				continue
 			}
-			err = s.dispatch(tok.Element)
+			if err = s.spend(0, 1); err == nil {
+				err = s.dispatch(tok.Element)
+			}
 		case element.End:
 			s.finished = true
 			s.Close(nil)
@@ -384,6 +412,14 @@ func (s *Stream) Close(err *stanza.StreamError) {
 }
 
 func (s *Stream) closed() bool { return s.ending.Load() != nil }
+
+// listening says whether what the peer sends still counts after we have closed our side: it may not
+// know yet, and unless it did something wrong it may finish what it was sending (RFC 6120 section
+// 4.4).
+func (s *Stream) listening() bool {
+	err := s.ending.Load().err
+	return s.Ready() && (err == nil || err.Condition == stanza.StreamSystemShutdown)
+}
 
 // cause is the stream error that we closed with, or nil.
 func (s *Stream) cause() error {

@@ -14,6 +14,7 @@ import (
 
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/meter"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/sasl"
 	"tombolo/xmpp/stanza"
@@ -270,6 +271,65 @@ func TestOrderUnderManySenders(t *testing.T) {
 			}
 			rest = after
 		}
+	}
+}
+
+// TestAFastSenderIsReadSlowly sends what would take seconds at the allowed rate: the burst passes at
+// once, the rest takes its time, and nothing is dropped.
+func TestAFastSenderIsReadSlowly(t *testing.T) {
+	r := role(t)
+	const perSecond, messages = 1000, 6000 // the burst is five seconds' worth
+	r.Limits.Stanzas = perSecond
+	r.Counters = new(meter.Counters)
+	got := atomic.Int32{}
+	all := make(chan struct{})
+	r.Handle = func(*stream.Stream, element.Element) error {
+		if got.Add(1) == messages {
+			close(all)
+		}
+		return nil
+	}
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	start := time.Now()
+	p.send(t, strings.Repeat("<message><body>"+strings.Repeat("x", 100)+"</body></message>", messages))
+	select {
+	case <-all:
+	case <-time.After(2 * patience):
+		t.Fatalf("%d of %d came", got.Load(), messages)
+	}
+	if took := time.Since(start); took < 800*time.Millisecond {
+		t.Errorf("%d messages were read in %v", messages, took)
+	}
+	if r.Counters.All()["limit: rate of a session"] == 0 {
+		t.Error("the limit was hit and not counted")
+	}
+}
+
+// TestTooMuchBeforeLogin: all that comes before login is bounded, not only each element.
+func TestTooMuchBeforeLogin(t *testing.T) {
+	for _, test := range []struct{ name, send string }{
+		{"bytes", strings.Repeat(" ", 30_000)},
+		{"elements", strings.Repeat("<a xmlns='known'/>", 50)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := role(t)
+			r.Ready = func(*stream.Stream) bool { return false }
+			r.Limits.EarlyBytes, r.Limits.EarlyElements = 20_000, 20
+			r.Features = []stream.Feature{{
+				Claims: func(e element.Element) bool { return e.NS() == "known" },
+				Offer:  func(*stream.Stream) []element.Element { return []element.Element{element.Leaf("known", "known", "")} },
+				Handle: func(*stream.Stream, element.Element) (stream.Outcome, error) { return stream.Outcome{}, nil },
+			}}
+			p := run(t, r)
+			p.send(t, header)
+			p.readTo(t, "</stream:features>")
+			p.send(t, test.send)
+			if got := p.readTo(t, "</stream:stream>"); !strings.Contains(got, "<policy-violation") {
+				t.Errorf("got %s", got)
+			}
+		})
 	}
 }
 

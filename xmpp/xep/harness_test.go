@@ -200,7 +200,8 @@ func (h *house) bindWith(full string, visited func(stanza.Stanza)) *client {
 	h.t.Helper()
 	c := &client{h: h, got: make(chan stanza.Stanza, 10000), closed: make(chan *stanza.StreamError, 1), visited: visited}
 	var err error
-	if c.s, err = h.host.Users.Bind(jid.MustParse(full), c, func() {}); err != nil {
+	if c.s, err = h.host.Users.Bind(session.Binding{Full: jid.MustParse(full), Sink: c,
+		Announce: func(*session.User, *session.Session) {}}); err != nil {
 		h.t.Fatal(err)
 	}
 	return c

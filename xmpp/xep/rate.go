@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"tombolo/xmpp/transport"
 )
 
 // A rate bounds what each address may do in any minute. An IPv6 /64 is one address, because whoever
@@ -26,22 +28,10 @@ func newRate(perMinute int, exempt []netip.Prefix, now func() time.Time) *rate {
 
 // allows counts one act, unless it is one too many.
 func (r *rate) allows(from net.Addr) bool {
-	tcp, ok := from.(*net.TCPAddr)
-	if r.perMinute <= 0 || !ok {
-		return true // not over IP: somebody on this machine
+	site, limited := transport.Site(from, r.exempt)
+	if r.perMinute <= 0 || !limited {
+		return true
 	}
-	address := tcp.AddrPort().Addr().Unmap().WithZone("")
-	for _, network := range r.exempt {
-		if network.Contains(address) {
-			return true
-		}
-	}
-	bits := 32
-	if address.Is6() {
-		bits = 64
-	}
-	site := netip.PrefixFrom(address, bits).Masked()
-
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()

@@ -1,0 +1,82 @@
+package stream
+
+import (
+	"time"
+
+	"tombolo/xmpp/stanza"
+)
+
+// burst is how far a peer may be ahead of its rate.
+const burst = 5 * time.Second
+
+// spent is what a peer has sent.
+type spent struct{ bytes, elements int }
+
+// pace is the rate at which a peer that is logged in may send: paid is the time up to which it has
+// used its allowance.
+type pace struct{ paid time.Time }
+
+// spend counts what has arrived: against the total that an unknown peer has (which nothing can turn
+// off), or against the rate of one that we know.
+func (s *Stream) spend(bytes, elements int) error {
+	l := &s.role.Limits
+	if !s.Ready() {
+		s.early.bytes += bytes
+		s.early.elements += elements
+		if l.EarlyBytes > 0 && (s.early.bytes > l.EarlyBytes || s.early.elements > l.EarlyElements) {
+			s.role.Counters.Hit("limit: before login")
+			return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "too much before login"}
+		}
+		return nil
+	}
+	var cost time.Duration
+	if l.Bytes > 0 {
+		cost += time.Duration(bytes) * time.Second / time.Duration(l.Bytes)
+	}
+	if l.Stanzas > 0 {
+		cost += time.Duration(elements) * time.Second / time.Duration(l.Stanzas)
+	}
+	if cost > 0 {
+		if earliest := time.Now().Add(-burst); s.pace.paid.Before(earliest) {
+			s.pace.paid = earliest
+		}
+		s.pace.paid = s.pace.paid.Add(cost)
+	}
+	return nil
+}
+
+// keepPace does not read on before the peer's allowance covers what it has sent. Nothing is dropped:
+// the connection fills up, and the peer has to wait.
+func (s *Stream) keepPace() {
+	if d := s.overdrawn(); d > 0 {
+		s.role.Counters.Hit("limit: rate of a session")
+		s.sleep(d)
+	}
+}
+
+// overdrawn is how long it takes until what the peer has sent is paid for.
+func (s *Stream) overdrawn() time.Duration {
+	if s.pace.paid.IsZero() {
+		return 0
+	}
+	return time.Until(s.pace.paid)
+}
+
+// Pause holds up this stream, and nothing else, while one of its elements is being handled.
+func (s *Stream) Pause(d time.Duration) {
+	s.role.Flusher.End() // what is due to others does not wait for this one
+	defer s.role.Flusher.Begin()
+	s.sleep(d)
+}
+
+// sleep waits, not longer than until the stream is closed or its deadline has passed.
+func (s *Stream) sleep(d time.Duration) {
+	const step = 200 * time.Millisecond
+	for end := time.Now().Add(d); !s.closed(); {
+		left := time.Until(end)
+		if left <= 0 || !s.deadline.IsZero() && time.Now().After(s.deadline) {
+			return
+		}
+		time.Sleep(min(left, step))
+	}
+}
