@@ -55,9 +55,7 @@ func (m meeting) provedByScram(t *testing.T) {
 	login := regexp.MustCompile(`msg=authenticated .*account=bob@\S+ mechanism=(\S+)`)
 	var found []string
 	until(t, "bob has logged in", func() bool {
-		m.log.mu.Lock()
-		defer m.log.mu.Unlock()
-		found = login.FindStringSubmatch(m.log.text.String())
+		found = login.FindStringSubmatch(m.log.String())
 		return found != nil
 	})
 	if !strings.HasPrefix(found[1], "SCRAM-") {

@@ -49,7 +49,7 @@ func missing(t *testing.T, what, pkg string) {
 // A child is a program that runs beside the test.
 type child struct {
 	name   string
-	output output
+	output logs
 	ended  chan struct{}
 }
 
@@ -121,22 +121,11 @@ func (c *child) listens(t *testing.T, address string) {
 	})
 }
 
-// output collects what a child writes.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
+// String is what has been written so far.
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // freePorts are ports of an address that nobody listens on, for a child that cannot choose for itself.
@@ -273,13 +262,4 @@ func (z *zone) answer(query []byte) ([]byte, error) {
 		return nil, err
 	}
 	return b.Finish()
-}
-
-// read is the text of a file that a child may not have made yet.
-func read(file string) string {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return ""
-	}
-	return string(text)
 }

@@ -404,8 +404,11 @@ func startProsody(t *testing.T, s site) partner {
 // startEjabberd puts up ejabberd, without ejabberdctl, which would become another user and start a
 // daemon that outlives it.
 func startEjabberd(t *testing.T, s site) partner {
-	script := read(need(t, "ejabberdctl", "ejabberd"))
-	erl, libs := setting(script, "ERL"), setting(script, "ERL_LIBS")
+	script, err := os.ReadFile(need(t, "ejabberdctl", "ejabberd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	erl, libs := setting(string(script), "ERL"), setting(string(script), "ERL_LIBS")
 	if erl == "" {
 		t.Fatal("ejabberdctl does not say where Erlang is")
 	}
