@@ -25,7 +25,7 @@ var order = [][]string{
 	{"xmpp/hook"},
 	{"xmpp/transport"},
 	{"xmpp/stream"},
-	{"xmpp/auth"},
+	{"xmpp/auth", "xmpp/audit"},
 	{"xmpp/session"},
 	{"xmpp/module"},
 	{"xmpp/router"},
