@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -34,6 +35,32 @@ func TestPlays(t *testing.T) {
 			p := &play{t: t, lab: l, hosts: make(map[string]*host), roles: make(map[string]*role), vars: make(map[string]string)}
 			p.perform(file, script)
 		})
+	}
+}
+
+// TestEveryFeatureHasAPlay demands that some play names each specification that the server claims.
+func TestEveryFeatureHasAPlay(t *testing.T) {
+	h, err := newLab(t).prepare(t, "127.0.0.1", []string{"a.test"}, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.run(t)
+	files, err := filepath.Glob("../testdata/script/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	for _, f := range h.Features() {
+		if !regexp.MustCompile(regexp.QuoteMeta(f.Info.Spec) + `\b`).MatchString(all.String()) {
+			t.Errorf("no play in testdata/script is about %s, %s: write one", f.Info.Spec, f.Info.Name)
+		}
 	}
 }
 
