@@ -337,11 +337,12 @@ func (f *Federation) start(fn func()) bool {
 	return true
 }
 
-// bounce returns stanzas to their senders: messages and requests. Presence has nobody who waits for
-// an answer, and errors and results are never answered (RFC 6120 section 8.3.1).
+// bounce returns stanzas to their senders: messages and requests, also those for a subscription (RFC
+// 6121 section 3.1.2). Other presence has nobody who waits for an answer, and errors and results are
+// never answered (RFC 6120 section 8.3.1).
 func (f *Federation) bounce(reason *stanza.Error, stanzas ...stanza.Stanza) {
 	for _, st := range stanzas {
-		if st.Kind == stanza.Presence {
+		if st.Kind == stanza.Presence && st.Type != "subscribe" {
 			continue
 		}
 		if reply, ok := st.ErrorReply(reason); ok {

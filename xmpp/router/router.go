@@ -206,6 +206,10 @@ func (r *Router) stranger(st stanza.Stanza) {
 		}
 	case stanza.IQ:
 		r.reply(st, stanza.ServiceUnavailable(""))
+	case stanza.Presence:
+		if st.Type == "probe" { // so that a subscription to who is gone ends (RFC 6121 section 4.3.2)
+			r.Route(stanza.New(stanza.Presence, "unsubscribed", "", st.To.Bare(), st.From.Bare()))
+		}
 	}
 }
 
