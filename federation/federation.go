@@ -56,6 +56,9 @@ type Config struct {
 	Route func(stanza.Stanza)
 	// Store keeps the secret behind dialback keys.
 	Store storage.Store
+	// Refused, if set, learns of each server, at an address, that may not speak for the remote domain
+	// of a pair. It must not block.
+	Refused func(p Pair, address, reason string)
 	// Admit, if set, may hold up reading from other servers.
 	Admit func(context.Context) error
 
