@@ -134,6 +134,9 @@ type Limits struct {
 	IdleAnswer Duration `toml:"idle_answer" default:"30s"`
 	// Time for running streams to end at shutdown, and for a peer to close its side of a stream.
 	Shutdown Duration `toml:"shutdown" default:"5s"`
+	// Time for which a session that has lost its connection waits for its client to resume it
+	// (XEP-0198). What comes meanwhile is kept for it, up to three quarters of queue.
+	Resume Duration `toml:"resume" default:"5m"`
 	// Messages kept for a user who is offline; a number or "off" for no limit.
 	OfflineMessages Count `toml:"offline_messages" default:"1000" off:"true"`
 	// Contacts of one roster; a number or "off" for no limit.

@@ -171,6 +171,7 @@ func (s *Server) assemble() error {
 		IsLocal: s.isLocal, Accounts: accounts, Users: s.users, Hooks: s.router.Hooks,
 		Certificates: s.certificates, Plain: login.Plain, Tokens: slices.Contains(login.Mechanisms, fast), LoginTries: limits.LoginAttempts, Gate: s.gate, Exempt: limits.Exempt,
 		Early: registration.Early(), Announced: s.announced(), Inline: s.inline(), Admit: s.store.Admit,
+		Resume: time.Duration(limits.Resume),
 		Limits: s.streamLimits(limits.Stanza, int(limits.BytesPerSecond), int(limits.StanzasPerSecond)),
 		Timing: s.timing(), Flusher: s.flusher, Counters: s.counters, Audit: s.audit, Log: s.log.With("stream", "client"),
 	})
@@ -293,7 +294,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	work, end := context.WithCancel(context.Background())
 	defer end()
-	failed := make(chan error, len(s.listeners)+len(s.features)+2)
+	failed := make(chan error, len(s.listeners)+len(s.features)+3)
 	for _, l := range s.listeners {
 		s.log.Info("listening", "for", l.key, "address", l.Addr().String())
 		s.inBackground(func() {
@@ -310,6 +311,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	s.inBackground(func() { failed <- s.federation.Run(work) })
+	s.inBackground(func() { failed <- s.clients.Run(ctx) })
 	socket, err := admin.Listen(s.config.AdminSocket())
 	if err == nil {
 		s.inBackground(func() { failed <- admin.Serve(ctx, socket, s.verbs, s.log) })

@@ -14,14 +14,12 @@ import (
 // inline announces that a resource can be bound with the login, and what of the session can be
 // enabled with it (XEP-0386 section 3.1).
 func (s *Server) inline() element.Element {
-	w := element.Start("bind", ns.Bind2)
-	if len(s.Inline) > 0 {
-		w.Open("inline", ns.Bind2)
-		for _, i := range s.Inline {
-			w.Open("feature", ns.Bind2).Attr("var", i.NS).Close()
-		}
+	w := element.Start("bind", ns.Bind2).Open("inline", ns.Bind2)
+	w.Open("feature", ns.Bind2).Attr("var", ns.SM).Close()
+	for _, i := range s.Inline {
+		w.Open("feature", ns.Bind2).Attr("var", i.NS).Close()
 	}
-	return w.Element()
+	return w.Close().Element()
 }
 
 // bindResource makes the session of a request with <bind/> (XEP-0386 section 3.2), and calls announce
@@ -41,7 +39,14 @@ func (r *request) bindResource(announce func(full jid.JID, bound element.Element
 				}
 			}
 		}
-		announce(full, w.Element())
+		enable := r.bind.Child("enable", ns.SM)
+		if enable.IsZero() {
+			announce(full, w.Element())
+			return
+		}
+		o := r.client.outlet
+		bound := w.Add(o.enabled(enable)).Element()
+		o.ledger.Start(func() { announce(full, bound) })
 	})
 	if errors.Is(err, session.ErrTooMany) {
 		return &stanza.StreamError{Condition: stanza.StreamResourceConstraint, Text: "too many sessions"}

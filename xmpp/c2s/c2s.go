@@ -48,6 +48,9 @@ type Config struct {
 	// Inline is what clients can enable while they bind a resource with SASL2.
 	Inline []module.Inline
 
+	// Resume is how long a session waits for its client to come back (XEP-0198); 0: not at all.
+	Resume time.Duration
+
 	Admit    func(context.Context) error
 	Limits   stream.Limits
 	Timing   stream.Timing
@@ -64,6 +67,7 @@ type Server struct {
 	direct   *tls.Config // of direct TLS
 	stream   *tls.Config // of STARTTLS
 	throttle throttle
+	parking  parking
 
 	mu      sync.Mutex
 	streams map[*stream.Stream]struct{}
@@ -74,6 +78,7 @@ type Server struct {
 // New makes the role that all client streams share.
 func New(c Config) *Server {
 	s := &Server{Config: c, streams: make(map[*stream.Stream]struct{})}
+	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[key]endedSession)
 	s.throttle.now = time.Now
 	s.ended.L = &s.mu
 	// Session tickets are off: a full handshake costs little, and what was proved by a certificate
@@ -91,7 +96,7 @@ func New(c Config) *Server {
 		stream.SASL2(login, s.login2()),
 	}
 	features = append(features, c.Early...)
-	features = append(features, s.bind(), announce(c.Announced))
+	features = append(features, s.bind(), s.management(), announce(c.Announced))
 	s.role = &stream.Role{
 		Content:   ns.Client,
 		Features:  features,
@@ -100,6 +105,7 @@ func New(c Config) *Server {
 		Handle:    func(st *stream.Stream, e element.Element) error { return clientOf(st).handle(e) },
 		Quiet:     func(st *stream.Stream) { clientOf(st).ping() },
 		Ended:     s.over,
+		Written:   func(st *stream.Stream) { clientOf(st).written() },
 		Admit:     c.Admit,
 		Handshake: func(ctx context.Context, st *stream.Stream) (func(), error) { return clientOf(st).pass.Handshake(ctx) },
 		Limits:    c.Limits, Timing: c.Timing, Flusher: c.Flusher, Counters: c.Counters, Log: c.Log,
@@ -159,6 +165,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.ended.Wait()
 	}
 	s.mu.Unlock()
+	s.endParked(true)
 }
 
 // Connections is the number of client connections, logged in or not.
@@ -208,11 +215,4 @@ func (s *Server) opened(st *stream.Stream, h stream.Header) error {
 	}
 	st.Peer = from.String() // our header's to reflects it as it is (RFC 6120 section 4.7.2)
 	return nil
-}
-
-// over ends the session of a stream that ended, however it ended.
-func (s *Server) over(st *stream.Stream, _ error) {
-	if c := clientOf(st); c.session != nil {
-		s.Users.End(c.session, nil)
-	}
 }

@@ -14,7 +14,7 @@ import (
 	"tombolo/xmpp/transport"
 )
 
-// A client is what this package keeps of a stream. It is the sink of its session.
+// A client is what this package keeps of a stream.
 type client struct {
 	server  *Server
 	stream  *stream.Stream
@@ -23,15 +23,10 @@ type client struct {
 	account jid.JID          // once authenticated
 	epoch   string           // of that login, for auth.Accounts.Current
 	session *session.Session // once bound
+	outlet  *outlet          // of the session
 }
 
 func clientOf(st *stream.Stream) *client { return st.Data.(*client) }
-
-// Send enqueues a stanza to the client.
-func (c *client) Send(e element.Element) { c.stream.Send(e) }
-
-// Close ends the stream.
-func (c *client) Close(err *stanza.StreamError) { c.stream.Close(err) }
 
 // handle takes one stanza of a client that has bound a resource.
 func (c *client) handle(e element.Element) error {
@@ -54,13 +49,20 @@ func (c *client) handle(e element.Element) error {
 	if c.server.IsLocal(st.To.Domain()) { // the claims of a local recipient are ours as well
 		st = st.WithElement(stanza.StripClaims(st.Element, st.To))
 	}
-	if refused != nil {
-		if answer, ok := st.ErrorReply(refused); ok {
-			c.Send(answer.Element)
+	return c.server.Users.Do(c.account, func(u *session.User) {
+		if !c.current(u) {
+			return // ended, or resumed on another stream: this one is closing
 		}
-		return nil
-	}
-	return c.server.Users.Do(c.account, func(u *session.User) { c.outgoing(u, st) })
+		if number, ok := c.outlet.ledger.Receive(); ok {
+			st = st.WithReceipt(c.outlet.ledger, number)
+			defer st.Release()
+		}
+		if refused != nil {
+			c.refuse(st, hook.Refuse(refused))
+			return
+		}
+		c.outgoing(u, st)
+	})
 }
 
 // clean takes out what only the server may say, and gives the stanza the stream's language where it
@@ -75,9 +77,6 @@ func (c *client) clean(e element.Element) element.Element {
 
 // outgoing sends a stanza on, under the lock of its sender.
 func (c *client) outgoing(u *session.User, st stanza.Stanza) {
-	if u.Find(c.session.JID()) != c.session {
-		return // replaced or ended: the stream is closing
-	}
 	if st.Kind == stanza.IQ && !st.IsRequest() && !c.session.Answered(st) {
 		return // a reply to nothing that this client was asked
 	}
@@ -112,13 +111,16 @@ func (c *client) refuse(st stanza.Stanza, v hook.Verdict) {
 		return
 	}
 	if answer, ok := st.ErrorReply(v.Err()); ok {
-		c.Send(answer.Element)
+		c.outlet.Send(answer.Element)
 	}
 }
 
 // ping asks a silent client whether it is there (XEP-0199 section 4.1); any bytes are an answer.
 func (c *client) ping() {
 	server := jid.MustParse(c.stream.Local)
-	c.Send(stanza.New(stanza.IQ, "get", "ping-"+rand.Text()[:8], server, c.session.JID(),
+	if c.outlet.ledger.Carrier() != c.stream {
+		return // somebody else's by now
+	}
+	c.outlet.Send(stanza.New(stanza.IQ, "get", "ping-"+rand.Text()[:8], server, c.session.JID(),
 		element.Leaf("ping", ns.Ping, "")).Element)
 }

@@ -144,8 +144,13 @@ func (c *client) record(kind audit.Kind, account string, details ...string) {
 // open makes the session of a client whose login, of that epoch, still holds; else the error is a
 // *sasl.Failure.
 func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.User, *session.Session)) error {
-	s, err := c.server.Users.Bind(session.Binding{
-		Full: full, Sink: c, Client: agent, Announce: announce,
+	o := c.server.newOutlet(c.stream)
+	_, err := c.server.Users.Bind(session.Binding{
+		Full: full, Sink: o, Client: agent,
+		Announce: func(u *session.User, s *session.Session) {
+			o.session, c.session, c.outlet = s, s, o
+			announce(u, s)
+		},
 		Valid: func() error {
 			holds, err := c.server.Accounts.Current(full.Bare(), epoch)
 			if err == nil && !holds {
@@ -163,7 +168,6 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 	case err != nil:
 		return err
 	}
-	c.session = s
 	c.stream.Log = c.stream.Log.With("resource", full.Resource())
 	c.stream.Log.Debug("resource bound")
 	return nil

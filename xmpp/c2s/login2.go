@@ -28,7 +28,7 @@ func (s *Server) login2() stream.Login2 {
 	}
 	return stream.Login2{
 		Tokens:  s.tokens,
-		Inline:  []element.Element{s.inline()},
+		Inline:  []element.Element{s.inline(), element.Leaf("sm", ns.SM, "")},
 		Further: upgrades,
 		Request: func(st *stream.Stream, e element.Element) (stream.Request, error) {
 			return newRequest(clientOf(st), e), nil
@@ -41,7 +41,7 @@ type request struct {
 	client *client
 
 	agent, software, device string // of the installation; agent is "" where it cannot be one
-	bind                    element.Element
+	bind, resume            element.Element
 	fast                    element.Element
 	token                   string   // the mechanism for which a token is asked
 	upgrades                []string // the tasks that the client can do
@@ -57,6 +57,7 @@ func newRequest(c *client, e element.Element) *request {
 		software: agent.Child("software", ns.SASL2).Text(),
 		device:   agent.Child("device", ns.SASL2).Text(),
 		bind:     e.Child("bind", ns.Bind2),
+		resume:   e.Child("resume", ns.SM),
 		fast:     e.Child("fast", ns.FAST),
 		token:    e.Child("request-token", ns.FAST).Attr("mechanism"),
 	}
@@ -151,6 +152,13 @@ func (r *request) Grant(success stream.Success) error {
 	if token != nil {
 		further = []element.Element{element.Start("token", ns.FAST).Attr("token", token.Secret).
 			Attr("expiry", token.Expiry.UTC().Format(time.RFC3339)).Element()}
+	}
+	if !r.resume.IsZero() { // which comes first, and leaves nothing to bind (XEP-0198 section 9.2)
+		refused, err := r.resumeLogin(success, further)
+		if err != nil || refused.IsZero() {
+			return err
+		}
+		further = append(further, refused)
 	}
 	if r.bind.IsZero() {
 		c.authenticated(r.account, r.exchange)

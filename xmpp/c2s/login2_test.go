@@ -370,7 +370,7 @@ func TestInlineFeatures(t *testing.T) {
 		}
 	})
 	w, features := s.dial(t, nil)
-	if want := "<bind xmlns='urn:xmpp:bind:0'><inline><feature var='urn:a'/><feature var='urn:b'/></inline></bind>"; !strings.Contains(features, want) {
+	if want := "<bind xmlns='urn:xmpp:bind:0'><inline><feature var='urn:xmpp:sm:3'/><feature var='urn:a'/><feature var='urn:b'/></inline></bind>"; !strings.Contains(features, want) {
 		t.Errorf("section 3.1: %s", features)
 	}
 	got := w.ask(authenticate("PLAIN", []byte(plain("romeo")),

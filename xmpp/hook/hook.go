@@ -107,6 +107,11 @@ type Session interface {
 	// Send enqueues a stanza as it is; it never blocks.
 	Send(e element.Element)
 
+	// Hand is Send for a message that is kept until it has arrived: acknowledged by the client
+	// (XEP-0198) or, of one that does not acknowledge, written. done is told once, under the lock of
+	// the user: if it has not arrived, the session has ended, and who kept the message has it back.
+	Hand(e element.Element, done func(u User, arrived bool))
+
 	// Presence is the last presence that the client broadcast; the zero Stanza while it is not
 	// available. Priority is that of RFC 6121 section 4.7.2.3, 0 if not available.
 	Presence() stanza.Stanza

@@ -13,6 +13,7 @@ const (
 	SASL2        = "urn:xmpp:sasl:2"         // XEP-0388
 	Bind2        = "urn:xmpp:bind:0"         // XEP-0386
 	FAST         = "urn:xmpp:fast:0"         // XEP-0484
+	SM           = "urn:xmpp:sm:3"           // XEP-0198
 	IAP          = "urn:xmpp:iap:0"          // XEP-0509
 	Upgrade      = "urn:xmpp:sasl:upgrade:0" // XEP-0480
 	ScramUpgrade = "urn:xmpp:scram-upgrade:0"

@@ -75,13 +75,7 @@ func (r *Router) Route(st stanza.Stanza) {
 // account routes to a local account.
 func (r *Router) account(st stanza.Stanza) {
 	err := r.Users.Do(st.To.Bare(), func(u *session.User) {
-		if v := r.Hooks.Incoming(u, &st); v.Stops() {
-			if v.Err() != nil {
-				refuse(u, st, v.Err())
-			}
-			return
-		}
-		r.Deliver(u, st)
+		r.Receive(u, st)
 	})
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
@@ -90,6 +84,17 @@ func (r *Router) account(st stanza.Stanza) {
 		r.Log.Error("account could not be read", "account", st.To.Bare(), "err", err)
 		r.reply(st, stanza.InternalServerError(""))
 	}
+}
+
+// Receive takes a stanza for an account, under its lock.
+func (r *Router) Receive(u *session.User, st stanza.Stanza) {
+	if v := r.Hooks.Incoming(u, &st); v.Stops() {
+		if v.Err() != nil {
+			refuse(u, st, v.Err())
+		}
+		return
+	}
+	r.Deliver(u, st)
 }
 
 // Deliver hands a stanza to the sessions of an account by RFC 6121 section 8.5, under its lock.
@@ -113,11 +118,7 @@ func (r *Router) message(u *session.User, st stanza.Stanza) {
 	case one:
 		match.Send(st.Element)
 	case all:
-		for _, s := range u.Bound() {
-			if s.Available() && s.Priority() >= 0 {
-				s.Send(st.Element)
-			}
-		}
+		u.SendAll(st.Element, func(s *session.Session) bool { return s.Available() && s.Priority() >= 0 })
 	case offline:
 		v := r.Hooks.Undelivered(u, &st)
 		if err := v.Err(); err != nil {

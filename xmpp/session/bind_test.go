@@ -27,6 +27,7 @@ type silent struct{}
 
 func (silent) Route(stanza.Stanza)                  {}
 func (silent) Deliver(*session.User, stanza.Stanza) {}
+func (silent) Receive(*session.User, stanza.Stanza) {}
 
 func registry(t *testing.T, accounts ...string) *session.Registry {
 	t.Helper()

@@ -58,6 +58,9 @@ func New(store storage.Store, now func() time.Time) *Registry {
 type Router interface {
 	// Route sends a stanza on its way. It is called without any lock.
 	Route(st stanza.Stanza)
+	// Receive takes a stanza for a user, under the user's lock: the Incoming hooks are asked, then it
+	// is delivered.
+	Receive(u *User, st stanza.Stanza)
 	// Deliver hands a stanza to a user's sessions, under the user's lock.
 	Deliver(u *User, st stanza.Stanza)
 }
@@ -117,6 +120,7 @@ func (r *Registry) Bind(b Binding) (*Session, error) {
 			}
 		}
 		s := &Session{full: b.Full.Clone(), client: strings.Clone(b.Client), sink: b.Sink, since: r.now()}
+		s.keeper, _ = b.Sink.(Keeper)
 		outdated, tooMany := false, false
 		err := r.Do(account, func(u *User) {
 			if outdated = u.ended != asked; outdated {
@@ -143,7 +147,7 @@ var ErrTooMany = errors.New("too many sessions")
 func (r *Registry) End(s *Session, err *stanza.StreamError) {
 	// The account is in memory as long as the session is bound, so Do cannot fail for another
 	// reason than that the session is gone with its account.
-	_ = r.Do(s.full.Bare(), func(u *User) { u.end(s, err) })
+	_ = r.Do(s.full.Bare(), func(u *User) { u.End(s, err) })
 }
 
 // EndAll ends the sessions of an account that keep does not want to keep (nil: all).
@@ -317,8 +321,11 @@ func (u *User) Session(full jid.JID) hook.Session {
 // Find finds a session by full JID, nil if there is none.
 func (u *User) Find(full jid.JID) *Session { return u.find(full) }
 
-// Route adds the routing of a stanza to the effects.
-func (u *User) Route(st stanza.Stanza) { u.effects = append(u.effects, effect{route: st}) }
+// Route adds the routing of a stanza to the effects. Until then it is not acknowledged to its sender.
+func (u *User) Route(st stanza.Stanza) {
+	st.Hold()
+	u.effects = append(u.effects, effect{route: st})
+}
 
 // Deliver applies the delivery rules to a stanza now.
 func (u *User) Deliver(st stanza.Stanza) { u.registry.router.Deliver(u, st) }
@@ -362,14 +369,15 @@ func (u *User) bind(s *Session, max int, announce func(*User, *Session)) bool {
 	for _, old := range slices.Clone(u.sessions) {
 		switch {
 		case old.full == s.full:
-			u.end(old, conflict("the same resource was bound by a newer stream"))
+			u.End(old, conflict("the same resource was bound by a newer stream"))
 		case old.client == s.client && s.client != "":
-			u.end(old, conflict("the same client has a newer stream"))
+			u.End(old, conflict("the same client has a newer stream"))
 		}
 	}
 	if max > 0 && len(u.sessions) >= max {
 		return false
 	}
+	s.user = u
 	announce(u, s)
 	u.registry.repin(u, +1)
 	u.sessions = append(u.sessions, s)
@@ -390,13 +398,14 @@ func (u *User) endAll(err *stanza.StreamError, keep func(*Session) bool) {
 	u.ended++
 	for _, s := range slices.Clone(u.sessions) {
 		if keep == nil || !keep(s) {
-			u.end(s, err)
+			u.End(s, err)
 		}
 	}
 }
 
-// end takes a session out and makes it unavailable to those who could see it.
-func (u *User) end(s *Session, err *stanza.StreamError) {
+// End is Registry.End for who holds the lock: it takes a session out, makes it unavailable to those
+// who could see it, and sends on what it did not get.
+func (u *User) End(s *Session, err *stanza.StreamError) {
 	i := slices.Index(u.sessions, s)
 	if i < 0 {
 		return
@@ -405,8 +414,11 @@ func (u *User) end(s *Session, err *stanza.StreamError) {
 	if s.Available() || len(s.directed) > 0 {
 		u.SetPresence(s, stanza.New(stanza.Presence, "unavailable", "", s.full, jid.JID{}))
 	}
-	u.registry.hooks.SessionEnded(u, s)
 	s.sink.Close(err)
+	if s.keeper != nil {
+		u.settle(s.keeper)
+	}
+	u.registry.hooks.SessionEnded(u, s)
 	u.registry.unpin(u)
 }
 
@@ -437,7 +449,12 @@ func (u *User) carry() {
 		if e.run != nil {
 			e.run()
 		} else {
-			u.registry.router.Route(e.route)
+			u.registry.route(e.route)
 		}
 	}
+}
+
+func (r *Registry) route(st stanza.Stanza) {
+	defer st.Release()
+	r.router.Route(st)
 }

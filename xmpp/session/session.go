@@ -23,6 +23,8 @@ type Session struct {
 	full   jid.JID
 	client string
 	sink   Sink
+	keeper Keeper // the sink, if it is one
+	user   *User  // once bound
 	since  time.Time
 
 	presence   stanza.Stanza

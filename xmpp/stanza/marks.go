@@ -21,6 +21,16 @@ func Delay(e element.Element, from jid.JID, at time.Time) element.Element {
 	return e.With(w.Attr("stamp", at.UTC().Format("2006-01-02T15:04:05.000Z")).Element())
 }
 
+// Delayed reports whether by, or the server of by, has marked e as held.
+func Delayed(e element.Element, by jid.JID) bool {
+	for child := range e.Children() {
+		if child.Is("delay", ns.Delay) && claims(child.Attr("from"), by) {
+			return true
+		}
+	}
+	return false
+}
+
 // StripClaims returns e without the direct children that only by, or the server of by, may put there:
 // every stanza-id (XEP-0359 section 6) and delay (XEP-0203) that claims to be theirs is forged where
 // it comes from outside. Payloads, forwarded ones among them, are not looked into.

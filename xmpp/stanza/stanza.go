@@ -46,6 +46,9 @@ type Stanza struct {
 	ID       string
 	To, From jid.JID // zero when absent
 	Element  element.Element
+
+	receipts Receipts
+	number   uint32
 }
 
 // ErrNotStanza is what Parse says of an element that is none of the three.

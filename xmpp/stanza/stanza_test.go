@@ -72,7 +72,7 @@ func TestParse(t *testing.T) {
 func TestParseReadsAttributes(t *testing.T) {
 	e := read(t, `<message xmlns:p='u' p:to='no' to='Juliet@CAPULET.example' from="romeo@montague.example/orchard" id='a&amp;b' type='chat'/>`)
 	got, err := Parse(e)
-	want := Stanza{Message, "chat", "a&b", juliet, romeo, e}
+	want := Stanza{Kind: Message, Type: "chat", ID: "a&b", To: juliet, From: romeo, Element: e}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 	}

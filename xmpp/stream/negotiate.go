@@ -103,7 +103,10 @@ func (s *Stream) headerID() string {
 	return s.ID
 }
 
-func (s *Stream) sendFeatures() {
+func (s *Stream) sendFeatures() { s.SendRaw(s.offer()) }
+
+// offer decides what the peer may use from now on, and returns it as <features/>.
+func (s *Stream) offer() string {
 	b := []byte("<stream:features>")
 	s.offered = make([]bool, len(s.role.Features))
 	for i := range s.role.Features {
@@ -117,7 +120,7 @@ func (s *Stream) sendFeatures() {
 		}
 	}
 	b = s.limits().AppendTo(b, ns.Client)
-	s.SendRaw(string(append(b, "</stream:features>"...)))
+	return string(append(b, "</stream:features>"...))
 }
 
 // limits announces what may be sent to us (XEP-0478). Another server may become authorised without

@@ -23,7 +23,23 @@ type queue struct {
 	closed  bool
 
 	added, taken int64 // bytes ever put in, and ever handed to the connection
+	awaited      int64 // when so many are handed over, the role is told; 0: nobody waits
+
+	asking bool // a request for acknowledgement is on its way or unanswered
+	ask    bool // stanzas that count were added since
 }
+
+// A kind is what is put into a queue.
+type kind uint8
+
+const (
+	plain   kind = iota
+	counted      // a stanza that the peer acknowledges
+	last         // nothing comes after it
+)
+
+// request asks the peer to say what it has got (XEP-0198 section 4).
+const request = "<r xmlns='" + ns.SM + "'/>"
 
 // flushAt is how much is gathered at most before it is written in the middle of a turn.
 const flushAt = 32 << 10
@@ -38,15 +54,16 @@ func (q *queue) init(s *Stream) {
 	q.room.L = &q.mu
 }
 
-// add appends an element, or text where there is none; last says that nothing comes after it. It
-// returns where in all bytes ever added this ends, and whether it was still possible.
-func (q *queue) add(e element.Element, text string, last bool) (end int64, ok bool) {
+// add appends an element, or text where there is none. It returns where in all bytes ever added this
+// ends, and whether it was still possible.
+func (q *queue) add(e element.Element, text string, what kind) (end int64, ok bool) {
 	q.mu.Lock()
 	if q.closed || q.ended {
 		q.mu.Unlock()
 		return 0, false
 	}
-	q.ended = last
+	q.ended = what == last
+	q.ask = q.ask || what == counted
 	if q.buf == nil {
 		q.buf = (*queueBuffers.Get().(*[]byte))[:0]
 	}
@@ -76,7 +93,8 @@ func (q *queue) add(e element.Element, text string, last bool) (end int64, ok bo
 }
 
 // flush writes what is there, unless somebody else is writing and will find it, or the peer does not
-// read: then the connection calls drained when it does.
+// read: then the connection calls drained when it does. What is written at once ends with a request
+// for acknowledgement, if it has stanzas that count and no other request waits for its answer.
 func (q *queue) flush() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -84,6 +102,11 @@ func (q *queue) flush() {
 		return
 	}
 	for len(q.buf) > 0 && !q.closed && !q.s.conn.Blocked() {
+		if q.ask && !q.asking && !q.ended {
+			q.ask, q.asking = false, true
+			q.buf = append(q.buf, request...)
+			q.added += int64(len(request))
+		}
 		out := q.buf
 		q.buf, q.writing = nil, true
 		q.mu.Unlock()
@@ -99,8 +122,39 @@ func (q *queue) flush() {
 			q.taken += int64(len(out))
 		}
 		q.room.Broadcast()
+		if q.awaited > 0 && q.taken >= q.awaited {
+			q.awaited = 0
+			go q.s.role.Written(q.s) // who flushes may hold locks
+		}
 	}
 	q.marked = false
+}
+
+// await makes the role be told when so many bytes have been handed to the connection.
+func (q *queue) await(end int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.taken >= end {
+		go q.s.role.Written(q.s)
+	} else if q.awaited == 0 || end < q.awaited {
+		q.awaited = end
+	}
+}
+
+// answered notes that the peer has acknowledged something, and asks again if there is more that it
+// was sent.
+func (q *queue) answered(more bool) {
+	q.mu.Lock()
+	q.asking = false
+	idle := more && q.ask && len(q.buf) == 0
+	if idle {
+		q.ask, q.asking = false, true
+	}
+	q.ask = q.ask && more
+	q.mu.Unlock()
+	if idle {
+		q.add(element.Element{}, request, plain)
+	}
 }
 
 // drained is called by the connection when the peer has read what it was behind with.

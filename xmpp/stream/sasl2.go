@@ -236,7 +236,9 @@ func (p *profile2) grant(s *Stream) error {
 		s.login.attempt = attempt{}
 		s.Send(w.Element())
 		after = s.apply(Outcome{Gains: Authenticated | gains})
-		s.sendFeatures()
+		if features := s.offer(); gains&Resumed == 0 {
+			s.SendRaw(features) // a resumed stream has negotiated everything (XEP-0198 section 9.2)
+		}
 	})
 	if err == nil {
 		err = after

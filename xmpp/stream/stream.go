@@ -37,6 +37,7 @@ const (
 	Secure        State = 1 << iota // under TLS
 	Authenticated                   // the peer has proved an identity
 	Bound                           // a resource is bound (c2s)
+	Resumed                         // together with the state of an earlier stream (XEP-0198 section 5)
 )
 
 // A Role is what makes a stream a client's or a server's. It is shared by all streams of that
@@ -65,6 +66,9 @@ type Role struct {
 	// Quiet is called when nothing has arrived for Timing.Quiet; it probes the peer. Nil: the peer
 	// has nothing to say on this stream, and its silence means nothing.
 	Quiet func(s *Stream)
+	// Written is called when what a Ledger waits for has been handed to the connection, on a goroutine
+	// of its own. It is set where ledgers are used.
+	Written func(s *Stream)
 	// Admit, if set, may hold up the reading of the next bytes (for the store, say).
 	Admit func(ctx context.Context) error
 
@@ -132,6 +136,7 @@ type Stream struct {
 	upgrade  func(context.Context) error
 	headers  bool // our header of this (re)start is sent
 	finished bool // nothing more is read: </stream> came, or the XML is beyond repair
+	left     bool // </stream> came
 	features element.Element
 	remote   *stanza.StreamError
 	deadline time.Time
@@ -317,7 +322,7 @@ func (s *Stream) feed(p []byte) error {
 				err = s.dispatch(tok.Element)
 			}
 		case element.End:
-			s.finished = true
+			s.finished, s.left = true, true
 			s.Close(nil)
 		}
 		if err != nil {
@@ -384,7 +389,7 @@ func (s *Stream) Post(e element.Element) (end int64, ok bool) {
 	if s.closed() {
 		return 0, false
 	}
-	return s.queue.add(e, "", false)
+	return s.queue.add(e, "", plain)
 }
 
 // Written is how many bytes were handed to the connection. After Ended it does not change.
@@ -394,7 +399,7 @@ func (s *Stream) Written() int64 { return s.queue.written() }
 // with a prefix declared on our header.
 func (s *Stream) SendRaw(text string) {
 	if !s.closed() {
-		s.queue.add(element.Element{}, text, false)
+		s.queue.add(element.Element{}, text, plain)
 	}
 }
 
@@ -407,8 +412,16 @@ func (s *Stream) Close(err *stanza.StreamError) {
 	if !s.ending.CompareAndSwap(nil, &ending{err}) {
 		return
 	}
-	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", true)
+	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", last)
 	s.conn.Hurry(time.Now().Add(s.role.Timing.Finish))
+}
+
+// Broken says of a stream that has ended that neither side has meant it to: the connection was lost or
+// the peer fell silent. It is called by Role.Ended.
+func (s *Stream) Broken() bool {
+	e := s.ending.Load()
+	return !s.left && s.remote == nil && (e.err == nil || e.err.Condition == stanza.StreamConnectionTimeout ||
+		e.err.Condition == stanza.StreamInternalServerError)
 }
 
 func (s *Stream) closed() bool { return s.ending.Load() != nil }

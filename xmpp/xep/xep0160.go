@@ -1,7 +1,9 @@
 package xep
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 
 	"tombolo/storage"
 	"tombolo/xmpp/element"
@@ -27,6 +29,8 @@ const (
 // to be kept before (run), gives each page to the session under the lock (give), and when nothing is
 // left lets the held ones go by the ordinary rules (finish). If the user leaves meanwhile those rules
 // keep them in turn, behind what is in the store already.
+//
+// A message stays in the store until it has arrived (handed). If its session ends first it waits again.
 type offline struct {
 	host  *module.Host
 	max   int
@@ -38,7 +42,19 @@ type mailbox struct {
 	waiting  bool            // the store has messages, or will have
 	last     *storage.Ticket // of the newest write; nil: none since the user was read
 	given    uint64          // number of the newest message that a session has got
+	out      []given         // up to it, and still in the store; in order
+	clearing bool            // what has arrived is about to be removed
 	handOver *handOver       // under way, else nil
+}
+
+// A given message is with a session.
+type given struct {
+	number  uint64
+	arrived bool
+}
+
+func (b *mailbox) find(number uint64) (int, bool) {
+	return slices.BinarySearchFunc(b.out, number, func(g given, n uint64) int { return cmp.Compare(g.number, n) })
 }
 
 type handOver struct {
@@ -81,10 +97,12 @@ func (o *offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
 		_, err := tx.Offline().Append(owner, row, o.max)
 		return err
 	})
+	message.Hold() // to acknowledge it is to say that it is kept (XEP-0198 section 4)
 	box.last.Then(func(err error) {
 		if err != nil {
 			go o.bounce(message, err)
 		}
+		message.Release()
 	})
 	return hook.Handled
 }
@@ -131,11 +149,16 @@ func onlyChatState(message element.Element) bool {
 
 // presence begins a hand-over to the first session that is ready for messages.
 func (o *offline) presence(u hook.User, s hook.Session, _, _ stanza.Stanza) {
-	box := o.boxes.Get(u)
-	if !box.waiting || box.handOver != nil || !ready(u, s) {
+	if ready(u, s) {
+		o.begin(u, o.boxes.Get(u), s)
+	}
+}
+
+func (o *offline) begin(u hook.User, box *mailbox, to hook.Session) {
+	if !box.waiting || box.handOver != nil {
 		return
 	}
-	box.handOver = &handOver{to: s, read: box.last}
+	box.handOver = &handOver{to: to, read: box.last}
 	go o.run(u.JID(), box.handOver, box.given)
 }
 
@@ -155,6 +178,7 @@ func (o *offline) incoming(u hook.User, st *stanza.Stanza) hook.Verdict {
 		return hook.Refuse(stanza.ResourceConstraint("too many messages at once"))
 	}
 	h.bytes += size
+	st.Hold()
 	h.held = append(h.held, *st)
 	return hook.Handled
 }
@@ -184,7 +208,7 @@ func (o *offline) run(owner jid.JID, h *handOver, given uint64) {
 			if box.handOver != h {
 				return // ended with the user's last session
 			}
-			if over = err != nil || !o.give(u, box, page); over {
+			if over = err != nil || !o.give(u, box, given, page); over {
 				o.finish(u, box)
 			}
 			write, given = h.read, box.given
@@ -210,12 +234,14 @@ func (o *offline) page(owner jid.JID, after uint64) (page []storage.OfflineMessa
 	return page, err
 }
 
-// give hands a page to the session and removes it from the store, and says whether there may be more
-// behind h.read.
-func (o *offline) give(u hook.User, box *mailbox, page []storage.OfflineMessage) (more bool) {
+// give hands the page behind after to the session, and says whether there may be more behind h.read.
+func (o *offline) give(u hook.User, box *mailbox, after uint64, page []storage.OfflineMessage) (more bool) {
 	h := box.handOver
 	if !o.recipient(u, h) {
 		return false
+	}
+	if after != box.given {
+		return true // read before a session lost what it had been given
 	}
 	if len(page) == 0 {
 		box.waiting = h.read != box.last // kept after the store was read
@@ -223,23 +249,76 @@ func (o *offline) give(u hook.User, box *mailbox, page []storage.OfflineMessage)
 		return box.waiting
 	}
 	for _, m := range page {
+		box.given = m.Number
+		i, found := box.find(m.Number)
+		if found {
+			continue // another session has it
+		}
+		box.out = slices.Insert(box.out, i, given{number: m.Number})
 		e, err := element.ParseOne(m.Stanza, ns.Client)
 		if err != nil {
 			o.host.Log.Error("offline message cannot be read", "account", u.JID(), "number", m.Number, "err", err)
+			o.handed(u, m.Number, true)
 			continue
 		}
-		h.to.Send(stanza.Delay(e, u.JID().Server(), m.Received))
-	}
-	owner, through := u.JID(), page[len(page)-1].Number
-	box.given = through
-	box.last = u.Submit(func(tx storage.Tx) error { return tx.Offline().Delete(owner, through) })
-	box.last.Then(func(err error) {
-		if err != nil {
-			o.host.Log.Error("offline messages could not be removed", "account", owner, "err", err)
+		if !stanza.Delayed(e, u.JID()) {
+			e = stanza.Delay(e, u.JID().Server(), m.Received)
 		}
-	})
-	h.read = box.last
+		h.to.Hand(e, func(u hook.User, arrived bool) { o.handed(u, m.Number, arrived) })
+	}
 	return true
+}
+
+// handed learns what became of a message that was given to a session.
+func (o *offline) handed(u hook.User, number uint64, arrived bool) {
+	box := o.boxes.Get(u)
+	i, found := box.find(number)
+	switch {
+	case !found:
+	case arrived:
+		box.out[i].arrived = true
+		if !box.clearing {
+			box.clearing = true
+			u.After(func() { o.clear(u.JID()) }) // with what else has arrived at once
+		}
+	default:
+		box.out = slices.Delete(box.out, i, i+1)
+		box.given, box.waiting = min(box.given, number-1), true
+		if box.handOver != nil {
+			box.handOver.read = box.last
+		}
+		for _, s := range u.Sessions() {
+			if ready(u, s) {
+				o.begin(u, box, s)
+			}
+		}
+	}
+}
+
+// clear removes what has arrived, together with everything before it, from the store.
+func (o *offline) clear(owner jid.JID) {
+	err := o.host.Users.Do(owner, func(u *session.User) {
+		box := o.boxes.Get(u)
+		box.clearing = false
+		n := 0
+		for n < len(box.out) && box.out[n].arrived && box.out[n].number <= box.given {
+			n++
+		}
+		if n == 0 {
+			return
+		}
+		through := box.out[n-1].number
+		box.out = slices.Delete(box.out, 0, n)
+		box.last = u.Submit(func(tx storage.Tx) error { return tx.Offline().Delete(owner, through) })
+		box.last.Then(func(err error) {
+			if err != nil {
+				o.host.Log.Error("offline messages could not be removed", "account", owner, "err", err)
+			}
+		})
+	})
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		o.host.Log.Error("offline messages could not be removed", "account", owner, "err", err)
+	}
 }
 
 // recipient makes sure that the hand-over has a session that is ready, another one if need be.
@@ -262,5 +341,6 @@ func (o *offline) finish(u hook.User, box *mailbox) {
 	box.handOver = nil
 	for _, st := range held {
 		u.Deliver(st)
+		st.Release()
 	}
 }

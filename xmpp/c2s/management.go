@@ -1,0 +1,259 @@
+package c2s
+
+import (
+	"crypto/rand"
+	"strconv"
+	"time"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/session"
+	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
+)
+
+// management is stream management (XEP-0198). Acknowledgements need a resource; a session is resumed
+// in the place of binding one.
+func (s *Server) management() stream.Feature {
+	return stream.Feature{
+		Name:   "stream management",
+		Needs:  stream.Secure | stream.Authenticated,
+		Claims: func(e element.Element) bool { return e.NS() == ns.SM },
+		Offer: func(*stream.Stream) []element.Element {
+			return []element.Element{element.Leaf("sm", ns.SM, "")}
+		},
+		Handle: func(st *stream.Stream, e element.Element) (stream.Outcome, error) {
+			c := clientOf(st)
+			switch {
+			case e.Name() == "resume" && st.State()&stream.Bound == 0:
+				return c.resume(e)
+			case e.Name() == "enable" && c.outlet != nil:
+				return stream.Outcome{}, c.enable(e)
+			case e.Name() == "r" && c.outlet != nil && c.outlet.Managed():
+				if c.outlet.ledger.Carrier() == st {
+					c.outlet.ledger.Asked()
+				}
+				return stream.Outcome{}, nil
+			case e.Name() == "a" && c.outlet != nil && c.outlet.Managed():
+				return stream.Outcome{}, c.acknowledged(e)
+			}
+			st.Send(failed(stanza.UnexpectedRequest("")))
+			return stream.Outcome{}, nil
+		},
+	}
+}
+
+// failed says that stream management cannot be had (section 6).
+func failed(err *stanza.Error) element.Element {
+	return element.Start("failed", ns.SM).Leaf(err.Condition, ns.StanzaErr, "").Element()
+}
+
+// enable starts the counts (section 3).
+func (c *client) enable(e element.Element) error {
+	twice := false
+	err := c.server.Users.Do(c.account, func(u *session.User) {
+		switch {
+		case !c.current(u):
+		case c.outlet.Managed():
+			twice = true
+		default:
+			enabled := c.outlet.enabled(e)
+			c.outlet.ledger.Start(func() { c.stream.Send(enabled) })
+		}
+	})
+	if twice {
+		c.stream.Send(failed(stanza.UnexpectedRequest("")))
+		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
+			Text: "stream management is enabled already"}
+	}
+	return err
+}
+
+// enabled answers <enable/>, and lets the session be resumed if the client wants that.
+func (o *outlet) enabled(enable element.Element) element.Element {
+	w := element.Start("enabled", ns.SM)
+	if o.server.Resume > 0 && isTrue(enable.Attr("resume")) {
+		secret := rand.Text()
+		o.id, o.grace = keyOf(secret), o.server.Resume
+		if wish, err := strconv.ParseUint(enable.Attr("max"), 10, 31); err == nil && wish > 0 {
+			o.grace = min(o.grace, time.Duration(wish)*time.Second)
+		}
+		o.server.parking.enter(o)
+		w.Attr("id", secret).Attr("resume", "true").
+			Attr("max", strconv.Itoa(max(1, int(o.grace/time.Second))))
+	}
+	return w.Element()
+}
+
+// current says whether the session is still the client's: not ended, and not resumed by another.
+func (c *client) current(u *session.User) bool {
+	return u.Find(c.session.JID()) == c.session && c.outlet.ledger.Carrier() == c.stream
+}
+
+// acknowledged takes the client's word for what has arrived (section 4).
+func (c *client) acknowledged(e element.Element) error {
+	h, err := count(e)
+	if err != nil {
+		return err
+	}
+	var refused error
+	err = c.server.Users.Do(c.account, func(u *session.User) {
+		if !c.current(u) {
+			return
+		}
+		arrived, err := c.outlet.ledger.Acknowledge(h)
+		u.Arrived(arrived)
+		refused = err
+	})
+	if refused != nil {
+		err = refused
+	}
+	return err
+}
+
+// count reads h.
+func count(e element.Element) (uint32, error) {
+	h, err := strconv.ParseUint(e.Attr("h"), 10, 32)
+	if err != nil {
+		return 0, &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "h is not a count"}
+	}
+	return uint32(h), nil
+}
+
+// resume puts the client's earlier session on this stream (section 5).
+func (c *client) resume(e element.Element) (stream.Outcome, error) {
+	refused, err := c.takeOver(e, func(handled uint32) { c.stream.Send(resumed(e, handled)) })
+	if !refused.IsZero() {
+		c.stream.Send(refused)
+		return stream.Outcome{}, nil
+	}
+	return stream.Outcome{Gains: stream.Bound | stream.Resumed}, err
+}
+
+func resumed(resume element.Element, handled uint32) element.Element {
+	return element.Start("resumed", ns.SM).Attr("previd", resume.Attr("previd")).
+		Attr("h", strconv.FormatUint(uint64(handled), 10)).Element()
+}
+
+// takeOver makes the session that <resume/> names this stream's. announce tells the client, before
+// what it has not got is sent again. Where there is no such session it returns <failed/>, and the
+// client may bind a resource instead.
+func (c *client) takeOver(e element.Element, announce func(handled uint32)) (refused element.Element, err error) {
+	h, err := count(e)
+	if err != nil {
+		return element.Element{}, err
+	}
+	id := keyOf(e.Attr("previd"))
+	o := c.server.parking.find(id, c.account)
+	if o == nil {
+		return c.notFound(id), nil
+	}
+	if holds, err := c.server.Accounts.Current(c.account, c.epoch); err != nil || !holds {
+		return element.Element{}, &stanza.StreamError{Condition: stanza.StreamNotAuthorized}
+	}
+	for deadline := time.Now().Add(storeTime); ; {
+		// From here on nothing that the old stream still brings counts.
+		var unhandled <-chan struct{}
+		over := false
+		if doErr := c.server.Users.Do(c.account, func(u *session.User) {
+			if u.Find(o.session.JID()) != o.session || !o.ledger.Known(h) {
+				refused, over = c.notFound(id), true
+				return
+			}
+			c.displace(o)
+			if _, unhandled = o.ledger.Handled(); unhandled == nil {
+				err, over = c.adopt(u, o, h, announce), true
+			}
+		}); doErr != nil {
+			return c.notFound(id), nil
+		}
+		if over {
+			return refused, err
+		}
+		// The client will send again what is not counted, so what is under way must be over.
+		select {
+		case <-unhandled:
+		case <-time.After(time.Until(deadline)):
+			return element.Element{}, &stanza.StreamError{Condition: stanza.StreamResourceConstraint,
+				Text: "what was sent before is not stored yet"}
+		}
+	}
+}
+
+// notFound is the answer where a session has ended; it has the count if that is still known.
+func (c *client) notFound(id key) element.Element {
+	answer := failed(stanza.ItemNotFound(""))
+	if handled, ok := c.server.parking.handled(id, c.account); ok {
+		answer = answer.WithAttr("h", strconv.FormatUint(uint64(handled), 10))
+	}
+	return answer
+}
+
+// displace takes the session off a stream of which its client does not know whether it lives.
+func (c *client) displace(o *outlet) {
+	old := o.ledger.Carrier()
+	if old == nil || old == c.stream {
+		return
+	}
+	o.ledger.Park()
+	o.server.parking.wait(o, time.Now())
+	old.Close(&stanza.StreamError{Condition: stanza.StreamConflict, Text: "the session was resumed"})
+}
+
+// adopt makes a session without a stream this client's.
+func (c *client) adopt(u *session.User, o *outlet, h uint32, announce func(uint32)) error {
+	c.session, c.outlet = o.session, o
+	arrived, err := o.ledger.Resume(c.stream, h, func(handled uint32) {
+		c.stream.Log = c.stream.Log.With("resource", o.session.JID().Resource())
+		announce(handled)
+	})
+	if err != nil {
+		c.session, c.outlet = nil, nil
+		return err
+	}
+	o.server.parking.wait(o, time.Time{})
+	u.Arrived(arrived)
+	c.stream.Log.Debug("session resumed")
+	return nil
+}
+
+// over deals with the session of a stream that has ended, however it ended: one that can be resumed
+// waits for that if nobody meant it to end (section 7).
+func (s *Server) over(st *stream.Stream, _ error) {
+	c := clientOf(st)
+	if c.session == nil {
+		return
+	}
+	_ = s.Users.Do(c.account, func(u *session.User) { // an account that is gone has no sessions
+		switch {
+		case !c.current(u):
+		case c.outlet.id != key{} && st.Broken():
+			c.outlet.ledger.Park()
+			s.parking.wait(c.outlet, time.Now())
+			st.Log.Debug("session waits to be resumed")
+		default:
+			u.End(c.session, nil)
+		}
+	})
+}
+
+// written tells who sent something that it has been handed to the connection of a client that does not
+// acknowledge.
+func (c *client) written() {
+	_ = c.server.Users.Do(c.account, func(u *session.User) {
+		if c.current(u) {
+			u.Arrived(c.outlet.ledger.Written())
+		}
+	})
+}
+
+// resumeLogin is resumption with the login (section 9.2).
+func (r *request) resumeLogin(success stream.Success, further []element.Element) (refused element.Element, err error) {
+	c := r.client
+	c.account, c.epoch = r.account, r.exchange.Epoch()
+	return c.takeOver(r.resume, func(handled uint32) {
+		c.authenticated(r.account, r.exchange)
+		success(c.session.JID().String(), stream.Bound|stream.Resumed,
+			append([]element.Element{resumed(r.resume, handled)}, further...)...)
+	})
+}
