@@ -97,6 +97,41 @@ func TestSlixmpp(t *testing.T) {
 	}
 }
 
+// TestSlixmppResumes has slixmpp lose its connection, and come back as if nothing had happened.
+func TestSlixmppResumes(t *testing.T) {
+	t.Parallel()
+	python := "/usr/bin/python3"
+	if exec.Command(python, "-c", "import slixmpp").Run() != nil {
+		missing(t, "slixmpp for "+python, "python3-slixmpp")
+	}
+	script, err := filepath.Abs("../testdata/peers/resume.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMeeting(t, "slix.example")
+	address, port := m.at(t, "client")
+	bob := "bob@" + m.domain + "/slixmpp"
+	c := start(t, t.TempDir(), []string{"PASSWORD=secret", "PYTHONDONTWRITEBYTECODE=1"}, python, script, bob, address, port, m.caFile())
+	c.says(t, `enabled "True"`)
+	m.alice.sees("<presence from='%s'><status>slixmpp is here</status></presence>", bob)
+	for n := range 3 {
+		m.alice.says("<message to='%s' type='chat'><body>lose it</body></message>", bob)
+		until(t, "slixmpp has lost its connection", func() bool { return strings.Count(c.output.String(), "lost\n") == n+1 })
+		for i := range 3 {
+			m.alice.says("<message to='bob@%s' type='chat'><body>%d.%d</body></message>", m.domain, n, i)
+		}
+		until(t, "slixmpp resumes", func() bool { return strings.Count(c.output.String(), "resumed ") == n+1 })
+		for i := range 3 { // and nothing else: no presence, and nothing twice
+			m.alice.sees("<message from='%s' type='chat'><body>you said: %d.%d</body></message>", bob, n, i)
+		}
+	}
+	if out := c.output.String(); strings.Count(out, "started") != 1 || strings.Contains(out, "sm_failed") {
+		t.Errorf("the session was not resumed:\n%s", out)
+	}
+	m.alice.says("<message to='bob@%s' type='chat'><body>bye</body></message>", m.domain)
+	m.alice.sees("<presence from='%s' type='unavailable'/>", bob)
+}
+
 // TestProfanity types into Profanity, in a terminal of tmux's.
 func TestProfanity(t *testing.T) {
 	t.Parallel()

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"tombolo/storage/mem"
+	"tombolo/storage/storagetest"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 )
@@ -56,6 +59,8 @@ func TestResumptionUnderTraffic(t *testing.T) {
 	}
 	for _, d := range devices {
 		until(t, d.name+" is there", func() bool { return d.bound.Load() || d.err() != nil })
+	}
+	for _, d := range devices {
 		writers.Go(func() {
 			for i := 0; ; i++ {
 				select {
@@ -99,6 +104,63 @@ func TestResumptionUnderTraffic(t *testing.T) {
 	if sent != arrived || resumed == 0 {
 		t.Error("not everything arrived")
 	}
+}
+
+// TestAcknowledgedMeansKept: a message that has to be stored counts when it is; a request is answered
+// all the same, and what counts later is told later (XEP-0198 section 4). Who resumes meanwhile waits,
+// for what is not counted would be sent again.
+func TestAcknowledgedMeansKept(t *testing.T) {
+	t.Parallel()
+	l, faults := newLab(t), new(storagetest.Faults)
+	h, err := l.prepare(t, "127.0.0.1", []string{"a.test"}, "auth.plain = true", mem.New(mem.Options{BeforeCommit: faults.BeforeCommit}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &play{t: t, lab: l, hosts: map[string]*host{"a.test": h}, servers: []*host{h}, vars: make(map[string]string)}
+	h.run(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	if err := firstError(h.addAccount("romeo@a.test", "secret"), h.addAccount("juliet@a.test", "secret")); err != nil {
+		t.Fatal(err)
+	}
+	raw := func() *role {
+		return &role{raw: true, domain: "a.test", key: "client", login: login{jid: "romeo@a.test/x",
+			password: "secret", roots: l.roots, address: h.Addresses()["client"][0]}}
+	}
+	first, second := raw(), raw()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(p.getsTo(ctx, first, "binding"))
+	defer first.peer.cut()
+	must(first.peer.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>"))
+	must(p.receives(ctx, first, "<enabled xmlns='urn:xmpp:sm:3' id='{id}' resume='true' max='300'/>"))
+	const toStore = "<message to='juliet@a.test' type='chat'><body>keep me</body></message>"
+	stalled, release := faults.Stall()
+	defer release()
+	must(first.peer.send(toStore + "<iq type='get' id='1' to='a.test'><ping xmlns='urn:xmpp:ping'/></iq><r xmlns='urn:xmpp:sm:3'/>"))
+	must(p.receives(ctx, first, "<iq type='result' id='1' from='a.test' to='romeo@a.test/x'/><r xmlns='urn:xmpp:sm:3'/><a xmlns='urn:xmpp:sm:3' h='0'/>"))
+	<-stalled
+	release()
+	must(p.receives(ctx, first, "<a xmlns='urn:xmpp:sm:3' h='2'/>"))
+
+	stalled, release = faults.Stall()
+	defer release()
+	must(first.peer.send(toStore))
+	<-stalled
+	must(p.getsTo(ctx, second, "login"))
+	defer second.peer.cut()
+	id, err := expand("<resume xmlns='urn:xmpp:sm:3' previd='{id}' h='0'/>", p.vars)
+	must(err)
+	must(second.peer.send(id))
+	until(t, "the first stream is replaced", func() bool {
+		return slices.ContainsFunc(first.peer.pending(), func(e event) bool { return e.kind == gotEnd })
+	})
+	release()
+	must(p.receives(ctx, second, "<resumed xmlns='urn:xmpp:sm:3' previd='{id}' h='3'/><iq type='result' id='1' from='a.test' to='romeo@a.test/x'/><r xmlns='urn:xmpp:sm:3'/>"))
 }
 
 // A device is a client that acknowledges and resumes.

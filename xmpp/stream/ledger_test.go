@@ -1,0 +1,154 @@
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/stanza"
+)
+
+// counting is a ledger without a stream, whose counts both begin at first.
+func counting(first uint32) *Ledger {
+	l := NewLedger(nil, 1<<20, time.Now)
+	l.counting, l.acked, l.received = true, first, first
+	return l
+}
+
+func message(n int) element.Element {
+	return element.Start("message", "jabber:client").Attr("id", fmt.Sprint(n)).Element()
+}
+
+// XEP-0198 section 4: h goes from 2^32-1 to 0.
+func TestAcknowledge(t *testing.T) {
+	for _, first := range []uint32{0, 7, math.MaxUint32 - 1, math.MaxUint32} {
+		for _, test := range []struct {
+			name    string
+			ahead   int64 // h, from first
+			left    int
+			refused bool
+		}{
+			{"nothing", 0, 3, false},
+			{"one", 1, 2, false},
+			{"all", 3, 0, false},
+			{"one before the first", -1, 3, false},
+			{"one too many", 4, 3, true},
+			{"half the numbers too many", math.MaxInt32, 3, true},
+			{"half the numbers before", math.MinInt32, 3, false},
+		} {
+			t.Run(fmt.Sprintf("from %d/%s", first, test.name), func(t *testing.T) {
+				l := counting(first)
+				for i := range 3 {
+					if !l.Send(message(i), i) {
+						t.Fatal("too much")
+					}
+				}
+				arrived, err := l.Acknowledge(first + uint32(test.ahead))
+				var refused *stanza.StreamError
+				if errors.As(err, &refused) != test.refused {
+					t.Fatalf("got %v", err)
+				}
+				if test.refused && (refused.Condition != "undefined-condition" || refused.App.Name() != "handled-count-too-high" ||
+					refused.App.Attr("send-count") != number(first+3)) {
+					t.Errorf("section 6: got %s", refused.Element())
+				}
+				if len(l.kept) != test.left || len(arrived) != 3-test.left {
+					t.Errorf("%d left, %d arrived", len(l.kept), len(arrived))
+				}
+				for i, p := range arrived {
+					if p.Note != i {
+						t.Errorf("%v at %d", p.Note, i)
+					}
+				}
+				size := 0
+				for _, p := range l.kept {
+					size += len(p.Element.String())
+				}
+				if l.bytes != size {
+					t.Errorf("%d bytes counted, %d kept", l.bytes, size)
+				}
+			})
+		}
+	}
+}
+
+// A stanza counts when all before it count, in whatever order they are handled, also across the wrap.
+func TestHandledInOrder(t *testing.T) {
+	for _, first := range []uint32{0, math.MaxUint32 - 3} {
+		l := counting(first)
+		var numbers []uint32
+		for range 8 {
+			n, ok := l.Receive()
+			if !ok {
+				t.Fatal("does not count")
+			}
+			numbers = append(numbers, n)
+			l.Hold(n)
+			l.Release(n) // once for who handles it; the other hold remains
+		}
+		done := make(map[uint32]bool)
+		for _, i := range rand.Perm(8) {
+			_, open := l.Handled()
+			l.Release(numbers[i])
+			done[numbers[i]] = true
+			want := uint32(0)
+			for done[first+want+1] {
+				want++
+			}
+			h, _ := l.Handled()
+			if h != first+want {
+				t.Fatalf("handled %d, want %d", h-first, want)
+			}
+			select {
+			case <-open:
+				if want != 8 {
+					t.Error("settled too early")
+				}
+			default:
+				if want == 8 {
+					t.Error("not settled")
+				}
+			}
+		}
+		l.Release(numbers[0]) // once too often does no harm
+		l.Hold(first + 100)
+		if h, open := l.Handled(); h != first+8 || open != nil {
+			t.Errorf("handled %d, open %v", h-first, open)
+		}
+	}
+}
+
+// Who has said that it has more cannot go on with less (section 5).
+func TestKnown(t *testing.T) {
+	l := counting(math.MaxUint32)
+	for i := range 3 {
+		l.Send(message(i), nil)
+	}
+	if _, err := l.Acknowledge(1); err != nil {
+		t.Fatal(err)
+	}
+	for h, want := range map[uint32]bool{0: false, math.MaxUint32: false, 1: true, 2: true} {
+		if l.Known(h) != want {
+			t.Errorf("%d: got %t", h, !want)
+		}
+	}
+}
+
+// Too much is said once; nothing is dropped before the ledger is settled.
+func TestLedgerBounds(t *testing.T) {
+	l := counting(0)
+	l.limit = 4 * len(message(0).String())
+	refused := 0
+	for i := range 10 {
+		if !l.Send(message(i), nil) {
+			refused++
+		}
+	}
+	if written, lost := l.Settle(); refused != 1 || len(written) != 0 || len(lost) != 10 {
+		t.Errorf("refused %d times, %d lost", refused, len(lost))
+	}
+}
