@@ -229,7 +229,7 @@ func (k keys) readEnding(path string, known position) (e ending, err error) {
 		if e.records++; e.records == 1 {
 			e.begins = l.Seq
 			// A crash may have come between a new file's first record and the state.
-			if l.begins() && l.prev == known.mac && l.Seq == known.seq+1 {
+			if l.begins() && l.prev.equal(known.mac) && l.Seq == known.seq+1 {
 				e.sound, e.last = true, known
 			}
 		}
