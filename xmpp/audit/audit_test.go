@@ -55,16 +55,6 @@ func (l *Log) mustWrite(t testing.TB, e Event) {
 	}
 }
 
-// until waits for a condition.
-func until(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func read(t testing.TB, o Options, anchors ...string) (Report, []Record) {
 	t.Helper()
 	var records []Record
