@@ -169,7 +169,8 @@ func (s *Server) assemble() error {
 	s.router.Remote = s.federation
 	s.clients = c2s.New(c2s.Config{
 		IsLocal: s.isLocal, Accounts: accounts, Users: s.users, Hooks: s.router.Hooks,
-		Certificates: s.certificates, Plain: login.Plain, Tokens: slices.Contains(login.Mechanisms, fast), LoginTries: limits.LoginAttempts, Gate: s.gate, Exempt: limits.Exempt,
+		Certificates: s.certificates, Plain: login.Plain, Tokens: slices.Contains(login.Mechanisms, fast),
+		LoginTries: limits.LoginAttempts, Gate: s.gate, Exempt: limits.Exempt,
 		Early: registration.Early(), Announced: s.announced(), Inline: s.inline(), Admit: s.store.Admit,
 		Resume: time.Duration(limits.Resume),
 		Limits: s.streamLimits(limits.Stanza, int(limits.BytesPerSecond), int(limits.StanzasPerSecond)),
@@ -211,7 +212,7 @@ func (s *Server) build(host *module.Host, registration *xep.Registration) error 
 		MaxItems: int(limits.RosterItems), MaxDirected: int(limits.DirectedPresences),
 		RequestsPerMinute: int(limits.SubscriptionRequestsPerMinute), Counters: s.counters,
 	})
-	s.features = []module.Feature{contacts.Blocking(), contacts.Contacts()}
+	s.features = append(c2s.Features(), contacts.Blocking(), contacts.Contacts())
 	for _, construct := range xep.Table(xep.Options{
 		Version: s.options.Version, OfflineMessages: int(limits.OfflineMessages),
 		PrivateBytes: int(limits.PrivateData), Registration: registration, MaySeePresence: contacts.Subscribed,
@@ -289,9 +290,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	if err := s.audit.WriteSync(ctx, s.startRecord()); err != nil {
-		return errors.Join(err, s.Close())
-	}
+	s.audit.Write(s.startRecord())
 	work, end := context.WithCancel(context.Background())
 	defer end()
 	failed := make(chan error, len(s.listeners)+len(s.features)+3)
