@@ -56,6 +56,9 @@ type Config struct {
 	Route func(stanza.Stanza)
 	// Store keeps the secret behind dialback keys.
 	Store storage.Store
+	// Refused, if set, learns of each server, at an address, that may not speak for the remote domain
+	// of a pair. It must not block.
+	Refused func(p Pair, address, reason string)
 	// Admit, if set, may hold up reading from other servers.
 	Admit func(context.Context) error
 
@@ -337,11 +340,12 @@ func (f *Federation) start(fn func()) bool {
 	return true
 }
 
-// bounce returns stanzas to their senders: messages and requests. Presence has nobody who waits for
-// an answer, and errors and results are never answered (RFC 6120 section 8.3.1).
+// bounce returns stanzas to their senders: messages and requests, also those for a subscription (RFC
+// 6121 section 3.1.2). Other presence has nobody who waits for an answer, and errors and results are
+// never answered (RFC 6120 section 8.3.1).
 func (f *Federation) bounce(reason *stanza.Error, stanzas ...stanza.Stanza) {
 	for _, st := range stanzas {
-		if st.Kind == stanza.Presence {
+		if st.Kind == stanza.Presence && st.Type != "subscribe" {
 			continue
 		}
 		if reply, ok := st.ErrorReply(reason); ok {

@@ -125,14 +125,22 @@ func (in *incoming) opened(h stream.Header) error {
 	s.Peer = from
 	t, allowed := in.f.trust.Load().of(from)
 	if !allowed {
-		s.Log.Info("another domain was refused", "peer", from, "reason", "policy")
+		in.refused(Pair{to, from}, "policy")
 		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "this server does not talk to " + from}
 	}
 	if in.judge(); s.State()&stream.Secure != 0 && t.certificate && in.security.proof == "" {
-		s.Log.Info("another domain was refused", "peer", from, "reason", in.security.why)
+		in.refused(Pair{to, from}, in.security.why.Error())
 		return &stanza.StreamError{Condition: stanza.StreamNotAuthorized, Text: in.security.why.Error()}
 	}
 	return nil
+}
+
+// refused notes that the peer may not speak for the remote domain of a pair.
+func (in *incoming) refused(p Pair, reason string) {
+	in.s.Log.Info("another domain was refused", "local", p.Local, "peer", p.Remote, "reason", reason)
+	if in.f.Refused != nil {
+		in.f.Refused(p, in.s.Conn().RemoteAddr().String(), reason)
+	}
 }
 
 // judge finds out what the certificate proves of the domain in the header. The lock keeps Reload from
@@ -216,7 +224,7 @@ func (in *incoming) request(d dialback) {
 	by, refused := in.consider(p)
 	switch {
 	case refused != nil:
-		in.s.Log.Info("another domain was refused", "local", p.Local, "peer", p.Remote, "reason", refused)
+		in.refused(p, refused.Error())
 		in.s.SendRaw(d.answer("error", refused).String())
 	case by != "" && in.authorise(p, by):
 		in.s.SendRaw(d.answer("valid", nil).String())
@@ -281,7 +289,7 @@ func (in *incoming) conclude(p Pair, d dialback, err error) {
 	} else if err == nil {
 		err = &refusal{stanza.NotAllowed("this server does not talk to " + p.Remote), errChanged}
 	}
-	in.s.Log.Info("another domain was not authenticated", "local", p.Local, "peer", p.Remote, "err", err)
+	in.refused(p, err.Error())
 	var verdict *dialbackError
 	switch {
 	case errors.As(err, &verdict) && verdict.typ == "invalid" && others:
@@ -327,6 +335,7 @@ func (in *incoming) handle(e element.Element) error {
 		return &stanza.StreamError{Condition: stanza.StreamHostUnknown,
 			Text: fmt.Sprintf("%s is not served here", st.To.Domain())}
 	case !in.admits(Pair{st.To.Domain(), st.From.Domain()}):
+		in.refused(Pair{st.To.Domain(), st.From.Domain()}, "a stanza of a domain that was not proved")
 		return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
 	}
 	if err != nil { // addressed well, but not a stanza that can be delivered

@@ -249,6 +249,9 @@ func (o *outgoing) opened() error {
 	o.tell("TLS", describeTLS(o.security.tls), nil)
 	o.tell("certificate", string(found), why)
 	if o.security.proof == "" {
+		if o.f.Refused != nil {
+			o.f.Refused(o.Pair, o.s.Conn().RemoteAddr().String(), why.Error())
+		}
 		o.giveUp(&refusal{stanza.RemoteServerTimeout(o.Remote + " could not prove its identity"), why})
 	}
 	return nil

@@ -159,7 +159,6 @@ type client struct {
 	s    *session.Session
 	mu   sync.Mutex
 	got  []stanza.Stanza
-	err  *stanza.StreamError
 	gone bool
 }
 

@@ -69,10 +69,13 @@ func BenchmarkLocalDelivery(b *testing.B) {
 	}
 }
 
+// unlimited lets a client send as fast as it can.
+const unlimited = "[limits]\nbytes_per_second = 'off'\nstanzas_per_second = 'off'\n"
+
 // pair is two clients of one server, over TCP and TLS.
 func pair(b *testing.B) (romeo, juliet *peer) {
 	l := newLab(b)
-	h, err := l.prepare(b, "127.0.0.1", []string{"a.test"}, "", nil)
+	h, err := l.prepare(b, "127.0.0.1", []string{"a.test"}, unlimited, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

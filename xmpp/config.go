@@ -26,6 +26,8 @@ type Config struct {
 	Auth Auth `toml:"auth"`
 	// What one peer may cost. Sizes are strings with a unit ("256kB"), times too ("30s").
 	Limits Limits `toml:"limits"`
+	// The record of logins, of changes of accounts and of what operators do.
+	Audit Audit `toml:"audit"`
 	// What the server writes about itself, to standard error.
 	Log Log `toml:"log"`
 	// Other domains.
@@ -143,6 +145,21 @@ type Limits struct {
 	RegistrationsPerMinute Count `toml:"registrations_per_minute" default:"5" off:"true"`
 	// Networks without per-address limits.
 	Exempt []netip.Prefix `toml:"exempt" example:"['127.0.0.0/8']"`
+}
+
+// Audit says where the audit log is and how long it is kept.
+type Audit struct {
+	// The log, relative to data_dir; older parts of it are beside it.
+	File string `toml:"file" default:"audit.log"`
+	// Its key, relative to data_dir, made if it does not exist. Who has it can write what the log is
+	// believed to say, so it may well be elsewhere than the log and its copies.
+	Key string `toml:"key" default:"audit.key"`
+	// Size at which another file is begun, 64kB at least; "off" for never.
+	RotateSize Size `toml:"rotate_size" default:"10MB" off:"true"`
+	// How many older files are kept; a number, or "off" to keep all.
+	Keep Count `toml:"keep" default:"20" off:"true"`
+	// Copy each record to the log daemon of the system (facility authpriv).
+	Syslog bool `toml:"syslog" default:"false"`
 }
 
 // Log says what is written and how.

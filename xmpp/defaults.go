@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+
+	"tombolo/xmpp/audit"
 )
 
 // ConfigSource is the source text of Config, from whose comments the command line makes the
@@ -73,9 +75,17 @@ func (c *Config) Database() string { return filepath.Join(c.DataDir, "tombolo.db
 func (c *Config) TokenKey() string { return filepath.Join(c.DataDir, "tokens.key") }
 
 // AdminSocket is the path of the Unix socket that the admin commands talk to.
-func (c *Config) AdminSocket() string {
-	if filepath.IsAbs(c.Listen.Admin) {
-		return c.Listen.Admin
+func (c *Config) AdminSocket() string { return c.inDataDir(c.Listen.Admin) }
+
+// AuditLog is where the audit log is and how long it is kept.
+func (c *Config) AuditLog() audit.Options {
+	return audit.Options{File: c.inDataDir(c.Audit.File), Key: c.inDataDir(c.Audit.Key),
+		RotateSize: int64(c.Audit.RotateSize), Keep: int(c.Audit.Keep)}
+}
+
+func (c *Config) inDataDir(name string) string {
+	if filepath.IsAbs(name) {
+		return name
 	}
-	return filepath.Join(c.DataDir, c.Listen.Admin)
+	return filepath.Join(c.DataDir, name)
 }

@@ -1,6 +1,7 @@
 package xmpp_test
 
 import (
+	"encoding/base64"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -215,6 +216,10 @@ func matchContent(want, got any, vars map[string]string) error {
 func matchText(want, got string, vars map[string]string) bool {
 	if want == "*" {
 		return true
+	}
+	if end, ok := strings.CutPrefix(want, "{base64 "); ok {
+		decoded, err := base64.StdEncoding.DecodeString(got)
+		return err == nil && strings.HasSuffix(string(decoded), strings.TrimSuffix(end, "}"))
 	}
 	if name, ok := variable(want); ok {
 		if known, ok := vars[name]; ok {

@@ -318,7 +318,7 @@ func TestStalledCommit(t *testing.T) {
 	}
 	var faults storagetest.Faults
 	l := newLab(t)
-	h, err := l.prepare(t, "127.0.0.1", []string{"a.test"}, "", mem.New(mem.Options{BeforeCommit: faults.BeforeCommit}))
+	h, err := l.prepare(t, "127.0.0.1", []string{"a.test"}, unlimited, mem.New(mem.Options{BeforeCommit: faults.BeforeCommit}))
 	if err != nil {
 		t.Fatal(err)
 	}

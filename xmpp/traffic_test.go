@@ -43,7 +43,7 @@ func within(t *testing.T, limit time.Duration) context.Context {
 // nobody else notices but those who see it leave.
 func TestPeerThatDoesNotRead(t *testing.T) {
 	t.Parallel()
-	h, enter := stage(t, "[limits]\nstanza = '20kB'\nqueue = '200kB'\nserver_stanza = '20kB'", "romeo@a.test", "juliet@a.test", "nurse@a.test")
+	h, enter := stage(t, unlimited+"stanza = '20kB'\nqueue = '200kB'\nserver_stanza = '20kB'", "romeo@a.test", "juliet@a.test", "nurse@a.test")
 	ctx := within(t, 4*patience)
 	romeo, err := connect(ctx, enter("romeo@a.test/orchard"))
 	if err != nil {
@@ -110,7 +110,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 // read from it before the answers fill its queue, so no answer is lost and nobody is cut off.
 func TestClientThatAsksAndDoesNotRead(t *testing.T) {
 	t.Parallel()
-	_, enter := stage(t, "[limits]\nstanza = '20kB'\nqueue = '100kB'\nserver_stanza = '20kB'", "juliet@a.test")
+	_, enter := stage(t, unlimited+"stanza = '20kB'\nqueue = '100kB'\nserver_stanza = '20kB'", "juliet@a.test")
 	ctx := within(t, 6*patience)
 	juliet, _, err := negotiate(ctx, enter("juliet@a.test/balcony"))
 	if err != nil {
@@ -178,7 +178,7 @@ func TestLoginAgainstMessagesOverTCP(t *testing.T) {
 	if testing.Short() {
 		count /= 5
 	}
-	_, enter := stage(t, "", "romeo@a.test", "juliet@a.test")
+	_, enter := stage(t, unlimited, "romeo@a.test", "juliet@a.test")
 	ctx := within(t, 6*patience)
 	romeo, err := connect(ctx, enter("romeo@a.test/orchard"))
 	if err != nil {

@@ -40,10 +40,22 @@ func (c *Config) Validate(now time.Time) []Problem {
 	v.listen(c)
 	v.auth(&c.Auth)
 	v.limits(&c.Limits)
+	v.audit(c)
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, "text", "json")
 	v.federation(c, local)
 	return v.problems
+}
+
+func (v *validation) audit(c *Config) {
+	log := c.AuditLog()
+	if c.Audit.File == "" {
+		v.refuse("audit.file", "the audit log cannot be off; write a file name such as %q", "audit.log")
+	}
+	if c.Audit.Key == "" || log.Key == log.File {
+		v.refuse("audit.key", "the key needs a file of its own; write a name such as %q", "audit.key")
+	}
+	v.atLeast("audit.rotate_size", c.Audit.RotateSize, 64_000)
 }
 
 func (v *validation) auth(a *Auth) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/admin"
 	"tombolo/xmpp/c2s"
 	"tombolo/xmpp/module"
 )
@@ -37,6 +38,7 @@ func (s *Server) collectVerbs(host *module.Host) {
 	for _, f := range s.features {
 		maps.Copy(s.verbs, f.Verbs)
 	}
+	s.verbs = admin.Audited(s.verbs, s.audit)
 }
 
 func (s *Server) status() Status {

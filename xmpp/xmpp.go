@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp/admin"
+	"tombolo/xmpp/audit"
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/c2s"
 	"tombolo/xmpp/element"
@@ -58,6 +60,7 @@ type Server struct {
 	local   []string // domains
 
 	store        storage.Store
+	audit        *audit.Log
 	users        *session.Registry
 	certificates *transport.Certificates
 	flusher      *stream.Flusher
@@ -93,6 +96,7 @@ func New(cfg Config, o Options) (*Server, error) {
 	}
 	s := &Server{config: cfg, options: o, log: o.Log, started: o.Now(), store: o.Store, flusher: stream.NewFlusher(), counters: new(meter.Counters)}
 	if err := s.assemble(); err != nil {
+		err = errors.Join(err, s.audit.Close())
 		if s.store != nil {
 			err = errors.Join(err, s.store.Close())
 		}
@@ -108,12 +112,15 @@ func (s *Server) assemble() error {
 	if err := s.openStore(); err != nil {
 		return err
 	}
+	var err error
+	if s.audit, err = s.openAudit(); err != nil {
+		return err
+	}
 	var pairs []transport.KeyPair
 	for _, d := range s.config.Domain {
 		s.local = append(s.local, d.Name)
 		pairs = append(pairs, transport.KeyPair{Domain: d.Name, Certificate: d.Certificate, Key: d.Key})
 	}
-	var err error
 	s.certificates, err = transport.LoadCertificates(pairs, s.options.Now, func(domain string, err error) {
 		if err != nil {
 			s.log.Error("changed certificate cannot be used; the old one stays", "domain", domain, "err", err)
@@ -137,7 +144,7 @@ func (s *Server) assemble() error {
 	s.users.MaxSessions = int(s.config.Limits.SessionsPerAccount)
 	s.router = &router.Router{Users: s.users, IsLocal: s.isLocal, Log: s.log}
 	host := &module.Host{
-		Store: s.store, Users: s.users, Accounts: accounts, Log: s.log, Now: s.options.Now, Started: s.started,
+		Store: s.store, Users: s.users, Accounts: accounts, Log: s.log, Now: s.options.Now, Started: s.started, Audit: s.audit,
 		IsLocal: s.isLocal, Domains: s.domains, Route: s.router.Route,
 		Features: func() []module.Feature { return s.features },
 	}
@@ -162,10 +169,11 @@ func (s *Server) assemble() error {
 	s.router.Remote = s.federation
 	s.clients = c2s.New(c2s.Config{
 		IsLocal: s.isLocal, Accounts: accounts, Users: s.users, Hooks: s.router.Hooks,
-		Certificates: s.certificates, Plain: login.Plain, Tokens: slices.Contains(login.Mechanisms, fast), LoginTries: limits.LoginAttempts, Gate: s.gate, Exempt: limits.Exempt,
+		Certificates: s.certificates, Plain: login.Plain, Tokens: slices.Contains(login.Mechanisms, fast),
+		LoginTries: limits.LoginAttempts, Gate: s.gate, Exempt: limits.Exempt,
 		Early: registration.Early(), Announced: s.announced(), Inline: s.inline(), Admit: s.store.Admit,
 		Limits: s.streamLimits(limits.Stanza, int(limits.BytesPerSecond), int(limits.StanzasPerSecond)),
-		Timing: s.timing(), Flusher: s.flusher, Counters: s.counters, Log: s.log.With("stream", "client"),
+		Timing: s.timing(), Flusher: s.flusher, Counters: s.counters, Audit: s.audit, Log: s.log.With("stream", "client"),
 	})
 	s.collectVerbs(host)
 	return nil
@@ -186,6 +194,15 @@ func (s *Server) openStore() error {
 	return nil
 }
 
+func (s *Server) openAudit() (*audit.Log, error) {
+	o := s.config.AuditLog()
+	if s.config.Audit.Syslog {
+		o.Copy = audit.Syslog
+	}
+	o.Log, o.Now = s.log, s.options.Now
+	return audit.Open(o)
+}
+
 // build constructs the features. Their order is that of their hooks: who is blocked is not asked
 // about anything else, and offline messages, last in xep.Table, hold what all others let pass.
 func (s *Server) build(host *module.Host, registration *xep.Registration) error {
@@ -194,7 +211,7 @@ func (s *Server) build(host *module.Host, registration *xep.Registration) error 
 		MaxItems: int(limits.RosterItems), MaxDirected: int(limits.DirectedPresences),
 		RequestsPerMinute: int(limits.SubscriptionRequestsPerMinute), Counters: s.counters,
 	})
-	s.features = []module.Feature{contacts.Blocking(), contacts.Contacts()}
+	s.features = append(c2s.Features(), contacts.Blocking(), contacts.Contacts())
 	for _, construct := range xep.Table(xep.Options{
 		Version: s.options.Version, OfflineMessages: int(limits.OfflineMessages),
 		PrivateBytes: int(limits.PrivateData), Registration: registration, MaySeePresence: contacts.Subscribed,
@@ -272,6 +289,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	s.audit.Write(s.startRecord())
 	work, end := context.WithCancel(context.Background())
 	defer end()
 	failed := make(chan error, len(s.listeners)+len(s.features)+2)
@@ -305,6 +323,7 @@ func (s *Server) Run(ctx context.Context) error {
 	err = errors.Join(err, s.federation.Shutdown(deadline))
 	end()
 	s.connected.Wait()
+	s.audit.Write(audit.Event{Kind: audit.ServerStopped})
 	return errors.Join(err, s.Close())
 }
 
@@ -328,7 +347,21 @@ func (s *Server) wait(ctx context.Context, failed <-chan error) error {
 func (s *Server) Close() error {
 	s.stop()
 	s.background.Wait()
-	return s.store.Close()
+	return errors.Join(s.audit.Close(), s.store.Close())
+}
+
+// startRecord says what the server is, and whom the configuration makes an administrator.
+func (s *Server) startRecord() audit.Event {
+	e := audit.Event{Kind: audit.ServerStarted, By: audit.ActorOf(context.Background()).By,
+		Detail: map[string]string{"version": s.options.Version, "domains": strings.Join(s.local, " ")}}
+	var admins []string
+	for _, d := range s.config.Domain {
+		admins = append(admins, d.Admins...)
+	}
+	if len(admins) > 0 {
+		e.Detail["admins"] = strings.Join(admins, " ")
+	}
+	return e
 }
 
 // Reload takes over what can change while the server runs: certificates, policy and partners of
@@ -417,11 +450,17 @@ func (s *Server) federationConfig(roots *x509.CertPool) federation.Config {
 	return federation.Config{
 		Domains: s.names, Policy: policy(fed), Roots: roots, Certificates: s.certificates,
 		Resolver: fed.Resolver, LocalAddr: s.options.LocalAddr,
-		Route: s.router.Route, Store: s.store, Admit: s.store.Admit,
+		Route: s.router.Route, Store: s.store, Admit: s.store.Admit, Refused: s.refused,
 		Gate: s.gate, Counters: s.counters, Limits: s.streamLimits(limits.ServerStanza, 0, 0),
 		Timing: s.timing(), ConnectTime: time.Duration(fed.ConnectTime), Idle: time.Duration(fed.Idle), Queue: int(fed.Queue),
 		Flusher: s.flusher, Log: s.log.With("stream", "server"), Now: s.options.Now,
 	}
+}
+
+// refused records that another server may not speak for a domain.
+func (s *Server) refused(p federation.Pair, address, reason string) {
+	s.audit.Write(audit.Event{Kind: audit.FederationRefused, Remote: address,
+		Detail: map[string]string{"local": p.Local, "domain": p.Remote, "reason": reason}})
 }
 
 // policy is the configuration in the words of federation.

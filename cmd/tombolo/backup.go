@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp/admin"
+	"tombolo/xmpp/audit"
+	"tombolo/xmpp/module"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -55,7 +58,11 @@ database that was there is kept beside the new one under a name with the time.`,
 			if !errors.Is(err, admin.ErrNoServer) {
 				return err
 			}
-			kept, err := restore(args[0], file.Database())
+			var kept string
+			err = recordRestore(cmd.Context(), file.AuditLog(), func() (err error) {
+				kept, err = restore(args[0], file.Database())
+				return err
+			})
 			if err != nil {
 				return fmt.Errorf("restore: %w", err)
 			}
@@ -67,6 +74,19 @@ database that was there is kept beside the new one under a name with the time.`,
 			return nil
 		},
 	}
+}
+
+// recordRestore does what no verb does, and no server, and records it as if one did.
+func recordRestore(ctx context.Context, o audit.Options, do func() error) error {
+	log, err := audit.Open(o)
+	if err != nil {
+		return err
+	}
+	restore := admin.Audited(map[string]module.Verb{
+		"server.restore": func(context.Context, []byte) (any, error) { return nil, do() },
+	}, log)["server.restore"]
+	_, err = restore(ctx, nil)
+	return errors.Join(err, log.Close())
 }
 
 // restore replaces the database at path and returns where the old one is, "" if there was none.

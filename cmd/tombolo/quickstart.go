@@ -134,7 +134,7 @@ func (q *quickstart) prepare() (*settings.File, error) {
 	}
 	file, _, err := settings.Load(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w\nMend it, or remove %s to start anew.", mistakes(err), q.dir)
+		return nil, fmt.Errorf("%w\nmend it, or remove %s to start anew", mistakes(err), q.dir)
 	}
 	if c, err := admin.Dial(file.AdminSocket()); err == nil {
 		return nil, errors.Join(fmt.Errorf("a server is already running in %s", q.dir), c.Close())

@@ -131,6 +131,7 @@ func needRestart(old, fresh xmpp.Config) (keys []string) {
 		{"listen", old.Listen, fresh.Listen},
 		{"auth", old.Auth, fresh.Auth},
 		{"limits", old.Limits, fresh.Limits},
+		{"audit", old.Audit, fresh.Audit},
 		{"log.format", old.Log.Format, fresh.Log.Format},
 		{"federation.resolver", old.Federation.Resolver, fresh.Federation.Resolver},
 		{"federation.connect_time", old.Federation.ConnectTime, fresh.Federation.ConnectTime},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
 	"tombolo/storage"
@@ -141,7 +142,7 @@ func TestNoSpaceErrors(t *testing.T) {
 		{"sync of pages", syscall.ENOSPC, false},
 		{"sync of the enlarged file", fmt.Errorf("file sync error: %s", &fs.PathError{Op: "sync", Path: "f", Err: syscall.ENOSPC}), false},
 		{"map", fmt.Errorf("mmap allocate error: %s", syscall.ENOMEM), false},
-		{"transaction", bbolt.ErrTxClosed, false},
+		{"transaction", berrors.ErrTxClosed, false},
 	} {
 		if got := noSpace(tc.err); got != tc.want {
 			t.Errorf("%s: %v", tc.name, got)

@@ -54,6 +54,7 @@ func Serve(ctx context.Context, l net.Listener, verbs map[string]module.Verb, lo
 	server := &http.Server{
 		Handler:           handler(verbs, log),
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ConnContext:       caller,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}

@@ -58,6 +58,13 @@ const (
 	LogThrottled Kind = "log-throttled" // events were only counted
 )
 
+// Kinds are all kinds.
+func Kinds() []Kind {
+	return []Kind{Login, LoginFailed, AccountCreated, AccountRemoved, AccountDisabled, AccountEnabled, PasswordChanged,
+		FederationRefused, Admin, AdminDone, AdminFailed, ServerStarted, ServerStopped,
+		LogStarted, LogRotated, LogDamaged, LogRecovered, LogGap, LogThrottled}
+}
+
 // An Event is what is to be recorded. Long values are cut.
 type Event struct {
 	Time time.Time // zero: now

@@ -308,6 +308,9 @@ func TestEveryByte(t *testing.T) {
 			if report, _ := read(t, o); len(report.Problems) == 0 {
 				t.Errorf("%s: byte %d (%q) changed to %q", path, i, text[i], changed[i])
 			}
+			if i%8 != 0 {
+				continue
+			}
 			rewrite(t, path, text[:i])
 			if report, _ := read(t, o); len(report.Problems) == 0 {
 				t.Errorf("%s cut after %d bytes", path, i)

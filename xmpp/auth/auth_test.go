@@ -23,10 +23,15 @@ var (
 	romeo  = jid.MustParse("romeo@example.com")
 )
 
-// counting is a store that counts its reads.
+// counting is a store that counts its reads and writes.
 type counting struct {
 	storage.Store
-	views atomic.Int32
+	views, submits atomic.Int32
+}
+
+func (c *counting) Submit(fn func(storage.Tx) error) *storage.Ticket {
+	c.submits.Add(1)
+	return c.Store.Submit(fn)
 }
 
 func (c *counting) View(fn func(storage.Tx) error) error {

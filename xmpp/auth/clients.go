@@ -143,7 +143,7 @@ func (a *Accounts) remembered(c storage.Client, now time.Time) bool {
 // validUntil is when the last token of a client expires; zero where it has none.
 func validUntil(c storage.Client, now time.Time) (until time.Time) {
 	for _, slot := range []storage.Token{c.Current, c.New} {
-		if slot.Sealed != nil && slot.Expiry.After(now) && slot.Expiry.After(until) {
+		if slot.Expiry.After(now) && slot.Expiry.After(until) {
 			until = slot.Expiry
 		}
 	}

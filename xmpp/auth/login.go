@@ -138,17 +138,17 @@ func (a *Accounts) admit(tx storage.Tx, l Login, generation uint64, now time.Tim
 		return admission{}, &sasl.Failure{Condition: sasl.AccountDisabled}
 	}
 	client, err := tx.Clients().Get(l.Account, l.Client)
-	isNew := errors.Is(err, storage.ErrNotFound)
-	if isNew {
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
 		client = storage.Client{ID: l.Client, FirstSeen: now, Generation: generation}
-	} else if err != nil {
+	case err != nil:
 		return admission{}, err
 	}
 	if !parseEpoch(l.Exchange.Epoch()).holds(account, client) {
 		return admission{}, outdated(l.Exchange)
 	}
 
-	result := admission{matters: isNew || l.RequestToken != "" || l.Invalidate}
+	result := admission{matters: l.RequestToken != "" || l.Invalidate}
 	if sasl.IsToken(l.RequestToken) {
 		result.mechanism = l.RequestToken
 	}

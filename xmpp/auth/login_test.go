@@ -56,6 +56,23 @@ func (l *tester) restart(change func(*Options)) {
 	}
 }
 
+// edit changes juliet behind the back of the accounts.
+func (l *tester) edit(change func(*storage.Account)) {
+	l.t.Helper()
+	l.write(func(tx storage.Tx) error {
+		account, err := tx.Accounts().Get(juliet)
+		change(&account)
+		return errors.Join(err, tx.Accounts().Update(account))
+	})
+}
+
+func (l *tester) write(fn func(storage.Tx) error) {
+	l.t.Helper()
+	if err := l.store.Submit(fn).Wait(deadline(l.t)); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
 // plain proves a password.
 func (l *tester) plain(password string) *sasl.Exchange {
 	l.t.Helper()
@@ -202,6 +219,15 @@ func TestTokenRotation(t *testing.T) {
 		t.Error("a fresh token was rotated")
 	}
 
+	// A login that was overtaken by one with a later token.
+	overtaken := must(l.prove(none, "phone", fourth))
+	l.clock = l.clock.Add(day)
+	fourth = l.use(fourth)
+	l.use(fourth)
+	if token, err := l.Accept(deadline(t), Login{Account: juliet, Exchange: overtaken, Client: "phone"}); token != nil || !errors.Is(err, &sasl.Failure{Condition: sasl.CredentialsExpired}) {
+		t.Errorf("overtaken: %v, %v", token, err)
+	}
+
 	// The expiry of the new one is counted from its rotation.
 	l.clock = l.clock.Add(10*day - time.Second)
 	last := l.use(fourth)
@@ -210,6 +236,20 @@ func TestTokenRotation(t *testing.T) {
 	l.clock = l.clock.Add(10*day - 2*time.Second)
 	if l.use(last) == "" {
 		t.Error("the last token was not rotated")
+	}
+}
+
+// A client that asks for a token gets it for the mechanism that it names, also when one was due.
+func TestTokenDueAndAskedFor(t *testing.T) {
+	l := newTester(t, nil)
+	first := l.issue(none)
+	l.clock = l.clock.Add(day)
+	token := l.accept(must(l.prove(none, "phone", first)), Login{Client: "phone", RequestToken: expr})
+	if token == nil {
+		t.Fatal("no token")
+	}
+	if _, err := l.prove(expr, "phone", token.Secret); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -337,6 +377,12 @@ func TestRevocationReachesUnfinishedLogins(t *testing.T) {
 			l.current(byPassword, tc.stays)
 			for _, client := range []string{"phone", "tablet", ""} {
 				for _, x := range []*sasl.Exchange{byToken, byPassword} {
+					if client == "phone" && what == "disable" {
+						_, err := l.Accept(deadline(t), Login{Account: juliet, Exchange: x, Client: client})
+						if !errors.Is(err, &sasl.Failure{Condition: sasl.AccountDisabled}) {
+							t.Errorf("disabled: %v", err)
+						}
+					}
 					wanted := x == byPassword && tc.stays
 					got, err := l.Accept(deadline(t), Login{Account: juliet, Exchange: x, Client: client, RequestToken: none})
 					if wanted != (err == nil) || err != nil && (!errors.As(err, new(*sasl.Failure)) || got != nil) {
@@ -388,17 +434,47 @@ func TestPasswordChangesDuringExchange(t *testing.T) {
 
 func TestCurrentOfNothing(t *testing.T) {
 	l := newTester(t, nil)
-	for _, epoch := range []string{"", " ", "x", "0 0 ", "1 2 phone", "g 0 ", "0 g ", l.plain("r0m30").Epoch() + "phone"} {
+	l.edit(func(account *storage.Account) { account.Generation = 0 }) // as it is for old accounts
+	for _, epoch := range []string{"", " ", "x", "0 0", "1 0 ", "0 2 phone", "g 0 ", "0 g ", l.plain("r0m30").Epoch() + "phone"} {
 		if got, err := l.Current(juliet, epoch); got || err != nil {
 			t.Errorf("Current(%q) = %v, %v", epoch, got, err)
 		}
 	}
-	if got, err := l.Current(romeo, l.plain("r0m30").Epoch()); got || err != nil {
+	l.current(l.plain("r0m30"), true)
+	token := l.issue(none)
+	before := l.plain("r0m30")
+	l.edit(func(account *storage.Account) { account.Disabled = true }) // by whatever way
+	l.current(before, false)
+	l.refused("disabled", token, sasl.AccountDisabled)
+	if got, err := l.Current(romeo, before.Epoch()); got || err != nil {
 		t.Errorf("Current of nobody = %v, %v", got, err)
 	}
 	l.store.Close()
 	if got, err := l.Current(juliet, "0 0 "); got || !errors.Is(err, storage.ErrClosed) {
 		t.Errorf("Current of a closed store = %v, %v", got, err)
+	}
+}
+
+func TestEpochHolds(t *testing.T) {
+	account, phone := storage.Account{Generation: 7}, storage.Client{ID: "the phone", Generation: 8}
+	for _, tc := range []struct {
+		epoch epoch
+		want  bool
+	}{
+		{epoch{account: 7}, true},
+		{epoch{account: 8}, false},
+		{epoch{account: 7, client: "the phone", clientGeneration: 8}, true},
+		{epoch{account: 7, client: "the phone", clientGeneration: 7}, false},
+		{epoch{account: 7, client: "tablet", clientGeneration: 8}, false},
+		{epoch{account: 1<<64 - 1, client: "the phone", clientGeneration: 8}, false},
+		{epoch{account: 7, invalid: true}, false},
+	} {
+		if got := tc.epoch.holds(account, phone); got != tc.want {
+			t.Errorf("%+v holds: %v", tc.epoch, got)
+		}
+		if got := parseEpoch(tc.epoch.String()); got != tc.epoch && !tc.epoch.invalid {
+			t.Errorf("%+v was read as %+v", tc.epoch, got)
+		}
 	}
 }
 
@@ -410,6 +486,12 @@ func TestUnknownClientCostsTheSame(t *testing.T) {
 	first := l.issue(none)
 	l.clock = l.clock.Add(2 * day)
 	l.use(first) // both slots are in use
+	mercutio := jid.MustParse("mercutio@example.com")
+	l.write(func(tx storage.Tx) error { // left behind by an account that is gone
+		c := storage.Client{ID: "phone", New: storage.Token{Mechanism: none, Expiry: l.clock.Add(day)}}
+		c.New.Sealed = l.tokens.seal(mercutio, "phone", first, c.New)
+		return tx.Clients().Put(mercutio, c)
+	})
 	counter := &countingAEAD{AEAD: l.tokens.aead}
 	l.tokens.aead = counter
 	decoy, err := counter.Open(nil, nil, l.tokens.decoy, nil)
@@ -424,6 +506,7 @@ func TestUnknownClientCostsTheSame(t *testing.T) {
 		{"romeo", "phone", none},
 		{"mercutio", "phone", none},
 		{"mercutio", "", none},
+		{"juliet", "", ""},
 	} {
 		opened, views := counter.opened, l.store.views.Load()
 		tokens, err := l.Tokens("example.com", tc.client)(tc.user, tc.mechanism)
@@ -473,9 +556,7 @@ func TestSealedTokens(t *testing.T) {
 	}
 	put := func(owner jid.JID, c storage.Client) {
 		t.Helper()
-		if err := l.store.Submit(func(tx storage.Tx) error { return tx.Clients().Put(owner, c) }).Wait(deadline(t)); err != nil {
-			t.Fatal(err)
-		}
+		l.write(func(tx storage.Tx) error { return tx.Clients().Put(owner, c) })
 	}
 	for what, change := range map[string]func(*storage.Client){
 		"a later expiry":    func(c *storage.Client) { c.New.Expiry = c.New.Expiry.Add(1) },
@@ -491,6 +572,9 @@ func TestSealedTokens(t *testing.T) {
 			if _, err := l.prove(mechanism, "phone", token); err == nil {
 				t.Errorf("%s: good by %s", what, mechanism)
 			}
+		}
+		if tokens, err := l.Tokens("example.com", "phone")("juliet", none); err != nil || len(tokens.New.Secret) != tokenSize {
+			t.Errorf("%s: compared with %q, %v", what, tokens.New.Secret, err)
 		}
 		put(juliet, good)
 	}
@@ -538,6 +622,7 @@ func TestTokenKeyFile(t *testing.T) {
 		"readable by the group": func() error { return os.Chmod(file, 0o640) },
 		"readable by all":       func() error { return os.Chmod(file, 0o604) },
 		"empty":                 func() error { return os.WriteFile(file, nil, 0o600) },
+		"too short":             func() error { return os.WriteFile(file, make([]byte, 16), 0o600) },
 		"too long":              func() error { return os.WriteFile(file, make([]byte, 33), 0o600) },
 		"no file":               func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) },
 	} {
@@ -689,21 +774,24 @@ func TestRevokeClient(t *testing.T) {
 	}
 
 	// One that never proved the password is gone.
-	if err := l.store.Submit(func(tx storage.Tx) error {
+	l.write(func(tx storage.Tx) error {
 		c, err := tx.Clients().Get(juliet, "tablet")
 		c.Password = false
 		return errors.Join(err, tx.Clients().Put(juliet, c))
-	}).Wait(deadline(t)); err != nil {
-		t.Fatal(err)
-	}
+	})
 	x := must(l.prove(none, "tablet", tablet))
 	if err := l.Revoke(deadline(t), juliet, "tablet"); err != nil {
 		t.Errorf("Revoke: %v", err)
 	}
 	l.current(x, false)
-	if list, err := l.Clients(juliet); err != nil || len(list) != 1 {
-		t.Errorf("%+v, %v", list, err)
+	if err := l.store.View(func(tx storage.Tx) error {
+		_, err := tx.Clients().Get(juliet, "tablet")
+		return err
+	}); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("it is still kept: %v", err)
 	}
+	l.accept(l.plain("r0m30"), Login{Client: "tablet"}) // back, by the password
+	l.current(x, false)
 	if token, err := l.Accept(deadline(t), Login{Account: juliet, Exchange: x, Client: "tablet", RequestToken: none}); token != nil || !errors.Is(err, &sasl.Failure{Condition: sasl.CredentialsExpired}) {
 		t.Errorf("%v, %v", token, err)
 	}
@@ -731,14 +819,28 @@ func TestClientsAreForgotten(t *testing.T) {
 		}
 		return ids
 	}
-	for _, id := range []string{"a", "b", "c", "a", "d"} {
-		l.clock = l.clock.Add(time.Hour)
-		l.accept(l.plain("r0m30"), Login{Client: id, RequestToken: none})
+	seen := func(ids ...string) {
+		t.Helper()
+		for _, id := range ids {
+			l.clock = l.clock.Add(time.Hour)
+			l.accept(l.plain("r0m30"), Login{Client: id, RequestToken: none})
+		}
 	}
+	seen("a", "b", "c", "c", "b")
+	if got := ids(); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("%q", got) // there is room for a
+	}
+	seen("c", "a", "d")
 	if got := ids(); !slices.Equal(got, []string{"a", "c", "d"}) {
 		t.Errorf("%q", got) // b was seen before a
 	}
 	l.clock = l.clock.Add(30 * day)
+	if list, err := l.Clients(juliet); len(list) > 0 || err != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
+	l.write(func(tx storage.Tx) error { // its tokens have been revoked, and it never knew the password
+		return tx.Clients().Put(juliet, storage.Client{ID: "x", LastSeen: l.clock})
+	})
 	l.accept(l.plain("r0m30"), Login{Client: "e"})
 	if got := ids(); !slices.Equal(got, []string{"e"}) {
 		t.Errorf("%q", got)
@@ -750,5 +852,41 @@ func TestClientsAreForgotten(t *testing.T) {
 	l.accept(l.plain("r0m30"), Login{Client: "g"})
 	if got := ids(); !slices.Equal(got, []string{"f", "g"}) {
 		t.Errorf("%q", got)
+	}
+}
+
+// BenchmarkToken is the proof of a token by a client that has one, and by one of nobody.
+func BenchmarkToken(b *testing.B) {
+	store := mem.New(mem.Options{})
+	defer store.Close()
+	a, err := NewAccounts(store, Options{Iterations: 32})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := a.Create(b.Context(), juliet, "r0m30"); err != nil {
+		b.Fatal(err)
+	}
+	slot := storage.Token{Mechanism: none, Expiry: time.Now().Add(day)}
+	slot.Sealed = a.tokens.seal(juliet, "phone", strings.Repeat("s", tokenSize), slot)
+	if err := store.Submit(func(tx storage.Tx) error {
+		return tx.Clients().Put(juliet, storage.Client{ID: "phone", Current: slot, New: slot})
+	}).Wait(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for _, user := range []string{"juliet", "mercutio"} {
+		b.Run(user, func(b *testing.B) {
+			message := []byte(user + "\x00" + strings.Repeat("p", sha256.Size))
+			for b.Loop() {
+				attempt := a.Attempt("example.com")
+				attempt.OfferedTokens, attempt.Tokens = []string{none}, a.Tokens("example.com", "phone")
+				x, err := sasl.Server(none, attempt)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := x.Step(message); err == nil {
+					b.Fatal("a good proof")
+				}
+			}
+		})
 	}
 }

@@ -157,6 +157,10 @@ func TestUpgradeRefused(t *testing.T) {
 		"the account is disabled": func(ctx context.Context, l *tester) error {
 			return l.SetDisabled(ctx, juliet, true)
 		},
+		"the account is disabled by whatever way": func(_ context.Context, l *tester) error {
+			l.edit(func(account *storage.Account) { account.Disabled = true })
+			return nil
+		},
 		"the account is gone": func(ctx context.Context, l *tester) error { return l.Delete(ctx, juliet) },
 	} {
 		l := newTester(t, keeping("SCRAM-SHA-1"))
@@ -195,8 +199,10 @@ func TestPlainCompletes(t *testing.T) {
 	if x, err := l.scram(client.ScramSha256, "r0m30"); err != nil || x.Identity() != "juliet" {
 		t.Errorf("by the new keys: %v", err)
 	}
-	l.plain("r0m30")
-	l.kept()
+	writes := l.store.submits.Load()
+	if l.plain("r0m30"); l.store.submits.Load() != writes {
+		t.Error("there was something to write")
+	}
 	if again, _ := l.get(juliet); string(again.Credentials[1].Salt) != string(first.Credentials[1].Salt) {
 		t.Error("the keys were made again")
 	}

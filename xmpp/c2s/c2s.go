@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"tombolo/xmpp/audit"
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
@@ -52,6 +53,7 @@ type Config struct {
 	Timing   stream.Timing
 	Flusher  *stream.Flusher
 	Counters *meter.Counters
+	Audit    *audit.Log // nil: none
 	Log      *slog.Logger
 }
 
@@ -82,7 +84,7 @@ func New(c Config) *Server {
 	s.direct.NextProtos = []string{"xmpp-client"}
 
 	login := stream.Login{Mechanisms: s.mechanisms, Attempt: s.attempt, Accepted: s.accepted,
-		Failed: func(st *stream.Stream, _ error) { clientOf(st).tried(false) }, Tries: c.LoginTries}
+		Failed: s.failed, Tries: c.LoginTries}
 	features := []stream.Feature{
 		stream.StartTLS(func(*stream.Stream) *tls.Config { return s.stream }, func(*stream.Stream) bool { return true }),
 		stream.SASL(login),

@@ -24,6 +24,7 @@ import (
 	mjid "mellium.im/xmpp/jid"
 	mstanza "mellium.im/xmpp/stanza"
 
+	"tombolo/storage"
 	"tombolo/storage/mem"
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/c2s"
@@ -54,7 +55,12 @@ type server struct {
 
 func serve(t *testing.T, change func(*c2s.Config)) *server {
 	t.Helper()
-	store := mem.New(mem.Options{})
+	return serveOn(t, mem.New(mem.Options{}), change)
+}
+
+// serveOn serves the accounts of a store, romeo and juliet among them, and closes it.
+func serveOn(t *testing.T, store storage.Store, change func(*c2s.Config)) *server {
+	t.Helper()
 	accounts, err := auth.NewAccounts(store, auth.Options{Iterations: 4096})
 	if err != nil {
 		t.Fatal(err)

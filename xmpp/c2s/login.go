@@ -2,11 +2,13 @@ package c2s
 
 import (
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"slices"
 	"strings"
 
 	"tombolo/storage"
+	"tombolo/xmpp/audit"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
@@ -50,6 +52,7 @@ func (s *Server) tokens(st *stream.Stream) []string {
 
 func (s *Server) attempt(st *stream.Stream) *sasl.Attempt {
 	a, c := s.Accounts.Attempt(st.Local), clientOf(st)
+	c.trying = ""
 	a.Binding = st.Binding
 	credentials, verify := a.Credentials, a.Verify
 	a.Credentials = func(user, mechanism string) (sasl.Credential, error) {
@@ -104,6 +107,38 @@ func (c *client) authenticated(account jid.JID, x *sasl.Exchange) {
 	c.stream.Log = c.stream.Log.With("account", c.stream.Peer)
 	c.pass.Known()
 	c.tried(true)
+	c.record(audit.Login, c.stream.Peer, "mechanism", x.Mechanism())
+}
+
+// failed is called when an attempt has failed.
+func (s *Server) failed(st *stream.Stream, mechanism string, err error) {
+	c := clientOf(st)
+	c.tried(false)
+	reason := sasl.TemporaryAuthFailure
+	if f, ok := errors.AsType[*sasl.Failure](err); ok {
+		reason = f.Condition
+	}
+	account := ""
+	if c.trying != "" {
+		account = c.trying + "@" + st.Local
+	}
+	c.record(audit.LoginFailed, account, "mechanism", mechanism, "reason", reason)
+}
+
+// record writes to the audit log what came of a login and where it comes from, with details as names
+// and values.
+func (c *client) record(kind audit.Kind, account string, details ...string) {
+	e := audit.Event{Kind: kind, Account: account, Remote: c.stream.Conn().RemoteAddr().String(),
+		Detail: make(map[string]string)}
+	if state := c.stream.Conn().TLS(); state != nil {
+		e.Detail["tls"] = tls.VersionName(state.Version)
+	}
+	for i := 0; i < len(details); i += 2 {
+		if details[i+1] != "" {
+			e.Detail[details[i]] = details[i+1]
+		}
+	}
+	c.server.Audit.Write(e)
 }
 
 // open makes the session of a client whose login, of that epoch, still holds; else the error is a

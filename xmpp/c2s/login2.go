@@ -43,7 +43,7 @@ type request struct {
 	agent, software, device string // of the installation; agent is "" where it cannot be one
 	bind                    element.Element
 	fast                    element.Element
-	token                   string   // the mechanism for which a token is asked
+	wants                   string   // the mechanism for which a token is asked
 	upgrades                []string // the tasks that the client can do
 
 	exchange *sasl.Exchange // once done
@@ -58,7 +58,7 @@ func newRequest(c *client, e element.Element) *request {
 		device:   agent.Child("device", ns.SASL2).Text(),
 		bind:     e.Child("bind", ns.Bind2),
 		fast:     e.Child("fast", ns.FAST),
-		token:    e.Child("request-token", ns.FAST).Attr("mechanism"),
+		wants:    e.Child("request-token", ns.FAST).Attr("mechanism"),
 	}
 	if id := strings.ToLower(agent.Attr("id")); uuid.MatchString(id) {
 		r.agent = id
@@ -171,8 +171,8 @@ func (r *request) accept() (*auth.Token, error) {
 		Client: r.agent, Software: r.software, Device: r.device,
 		Invalidate: isTrue(r.fast.Attr("invalidate")) && r.exchange.Token() != "",
 	}
-	if slices.Contains(r.client.server.tokens(st), r.token) {
-		login.RequestToken = r.token
+	if slices.Contains(r.client.server.tokens(st), r.wants) {
+		login.RequestToken = r.wants
 	}
 	if host, _, err := net.SplitHostPort(st.Conn().RemoteAddr().String()); err == nil {
 		login.Address = host

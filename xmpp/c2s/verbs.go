@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/audit"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/ns"
@@ -104,7 +105,18 @@ func (o operator) add(ctx context.Context, q UserRequest) (done, error) {
 	if err := o.isOurs(q.Account.Domain()); err != nil {
 		return done{}, err
 	}
-	return done{}, o.host.Accounts.Create(ctx, q.Account, q.Password)
+	if err := o.host.Accounts.Create(ctx, q.Account, q.Password); err != nil {
+		return done{}, err
+	}
+	o.record(ctx, audit.AccountCreated, q.Account)
+	return done{}, nil
+}
+
+// record notes what became of an account. It is on the disk no later than the record of the verb's
+// outcome.
+func (o operator) record(ctx context.Context, kind audit.Kind, account jid.JID) {
+	actor := audit.ActorOf(ctx)
+	o.host.Audit.Write(audit.Event{Kind: kind, Account: account.Bare().String(), By: actor.By, Remote: actor.Remote})
 }
 
 func (o operator) list(_ context.Context, q UserRequest) ([]UserInfo, error) {
@@ -167,8 +179,11 @@ func (o operator) passwd(ctx context.Context, q UserRequest) (done, error) {
 	if err := isAccount(q.Account); err != nil {
 		return done{}, err
 	}
-	if err := o.host.Accounts.SetPassword(ctx, q.Account, q.Password); err != nil || q.Keep {
+	if err := o.host.Accounts.SetPassword(ctx, q.Account, q.Password); err != nil {
 		return done{}, err
+	}
+	if o.record(ctx, audit.PasswordChanged, q.Account); q.Keep {
+		return done{}, nil
 	}
 	return done{}, o.endAll(q.Account, stanza.StreamNotAuthorized, "the password was changed")
 }
@@ -180,6 +195,7 @@ func (o operator) disable(ctx context.Context, q UserRequest) (done, error) {
 	if err := o.host.Accounts.SetDisabled(ctx, q.Account, true); err != nil {
 		return done{}, err
 	}
+	o.record(ctx, audit.AccountDisabled, q.Account)
 	return done{}, o.endAll(q.Account, stanza.StreamNotAuthorized, "the account was disabled")
 }
 
@@ -187,7 +203,11 @@ func (o operator) enable(ctx context.Context, q UserRequest) (done, error) {
 	if err := isAccount(q.Account); err != nil {
 		return done{}, err
 	}
-	return done{}, o.host.Accounts.SetDisabled(ctx, q.Account, false)
+	if err := o.host.Accounts.SetDisabled(ctx, q.Account, false); err != nil {
+		return done{}, err
+	}
+	o.record(ctx, audit.AccountEnabled, q.Account)
+	return done{}, nil
 }
 
 func (o operator) remove(ctx context.Context, q UserRequest) (done, error) {
@@ -196,7 +216,12 @@ func (o operator) remove(ctx context.Context, q UserRequest) (done, error) {
 	}
 	removed := make(chan error, 1)
 	o.host.Users.Remove(q.Account, &stanza.StreamError{Condition: stanza.StreamNotAuthorized,
-		Text: "the account was removed"}, func(err error) { removed <- err })
+		Text: "the account was removed"}, func(err error) {
+		if err == nil {
+			o.record(ctx, audit.AccountRemoved, q.Account)
+		}
+		removed <- err
+	})
 	select {
 	case err := <-removed:
 		return done{}, err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/audit"
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
@@ -27,6 +28,7 @@ type Host struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 	Started  time.Time
+	Audit    *audit.Log // nil: none
 
 	// IsLocal says whether a domain is one of the server's own.
 	IsLocal func(domain string) bool
@@ -113,7 +115,9 @@ type IQ struct {
 	Handle   func(*Query)
 }
 
-// A Verb is an operator's request. The result is marshalled to JSON; args come from it.
+// A Verb is an operator's request. The result is marshalled to JSON; args come from it. A call is
+// recorded in the audit log, unless the verb's name ends in list, show, status or check, as it may
+// where nothing is changed.
 type Verb func(ctx context.Context, args []byte) (result any, err error)
 
 // A Query is an IQ request in the hands of its handler, which must answer it exactly once with

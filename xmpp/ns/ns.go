@@ -56,6 +56,7 @@ const (
 	Delay        = "urn:xmpp:delay"                         // XEP-0203
 	Hints        = "urn:xmpp:hints"                         // XEP-0334
 	Forward      = "urn:xmpp:forward:0"                     // XEP-0297
+	ClientAccess = "urn:xmpp:cam:0"                         // XEP-0494
 	StanzaID     = "urn:xmpp:sid:0"                         // XEP-0359
 	ServerInfo   = "http://jabber.org/network/serverinfo"   // XEP-0157
 	MUCUser      = "http://jabber.org/protocol/muc#user"    // XEP-0045

@@ -157,7 +157,7 @@ func (r *Router) iq(u *session.User, st stanza.Stanza) {
 	case s == nil:
 	case !st.IsRequest():
 		s.Send(st.Element)
-	case len(s.Unanswered()) >= maxUnanswered:
+	case s.Waiting() >= maxUnanswered:
 		refuse(u, st, stanza.ResourceConstraint("too many requests wait for an answer"))
 	default:
 		s.Received(st)
@@ -206,6 +206,10 @@ func (r *Router) stranger(st stanza.Stanza) {
 		}
 	case stanza.IQ:
 		r.reply(st, stanza.ServiceUnavailable(""))
+	case stanza.Presence:
+		if st.Type == "probe" { // so that a subscription to who is gone ends (RFC 6121 section 4.3.2)
+			r.Route(stanza.New(stanza.Presence, "unsubscribed", "", st.To.Bare(), st.From.Bare()))
+		}
 	}
 }
 
@@ -227,7 +231,7 @@ func refuse(u *session.User, st stanza.Stanza, err *stanza.Error) {
 // ended is answered for it, because every request is owed an answer (RFC 6120 section 8.2.3).
 func OwnHooks() hook.Hooks {
 	return hook.Hooks{SessionEnded: func(u hook.User, s hook.Session) {
-		for _, request := range s.(*session.Session).Unanswered() {
+		for request := range s.(*session.Session).Unanswered() {
 			if answer, ok := request.ErrorReply(stanza.ServiceUnavailable("")); ok {
 				u.Route(answer)
 			}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"iter"
 	"time"
 
 	"tombolo/xmpp/element"
@@ -29,7 +30,8 @@ type Session struct {
 	priority   int
 	interested bool
 	directed   hook.Directed
-	pending    map[Request]stanza.Stanza
+	pending    map[Request]waiting
+	unanswered int // requests in pending
 }
 
 // A Request identifies an IQ get or set that this session has received and not answered yet.
@@ -80,22 +82,51 @@ func (s *Session) SetInterested() { s.interested = true }
 // Directed are the entities that got directed presence from this session.
 func (s *Session) Directed() *hook.Directed { return &s.directed }
 
+// waiting is a request that came so many times with the same id, each of which is owed an answer.
+type waiting struct {
+	request stanza.Stanza
+	times   int
+}
+
 // Received notes an IQ request that is handed to the client, so that it can be answered for it
 // should the session end first.
 func (s *Session) Received(request stanza.Stanza) {
 	if s.pending == nil {
-		s.pending = make(map[Request]stanza.Stanza)
+		s.pending = make(map[Request]waiting)
 	}
-	s.pending[Request{request.From.Clone(), request.ID}] = request
+	key := Request{request.From.Clone(), request.ID}
+	s.pending[key] = waiting{request, s.pending[key].times + 1}
+	s.unanswered++
 }
 
 // Answered says whether the client had received such a request, and forgets it.
 func (s *Session) Answered(reply stanza.Stanza) bool {
 	key := Request{reply.To, reply.ID}
-	_, asked := s.pending[key]
-	delete(s.pending, key)
-	return asked
+	w, asked := s.pending[key]
+	if !asked {
+		return false
+	}
+	s.unanswered--
+	if w.times--; w.times == 0 {
+		delete(s.pending, key)
+	} else {
+		s.pending[key] = w
+	}
+	return true
 }
 
+// Waiting is how many requests the client has not answered yet.
+func (s *Session) Waiting() int { return s.unanswered }
+
 // Unanswered are the requests that the client left without a reply.
-func (s *Session) Unanswered() map[Request]stanza.Stanza { return s.pending }
+func (s *Session) Unanswered() iter.Seq[stanza.Stanza] {
+	return func(yield func(stanza.Stanza) bool) {
+		for _, w := range s.pending {
+			for range w.times {
+				if !yield(w.request) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -20,8 +20,8 @@ type Login struct {
 	Attempt func(s *Stream) *sasl.Attempt
 	// Accepted learns the identity that was proved. It may still refuse with a *sasl.Failure.
 	Accepted func(s *Stream, x *sasl.Exchange) error
-	// Failed, if set, learns of each attempt that failed.
-	Failed func(s *Stream, err error)
+	// Failed, if set, learns of each attempt that failed; mechanism is "" where none was begun.
+	Failed func(s *Stream, mechanism string, err error)
 	// Tries is how many attempts a stream may fail (RFC 6120 section 6.4.5).
 	Tries int
 }
@@ -34,6 +34,7 @@ type login struct {
 	bindings   []string // types of channel binding (XEP-0440)
 	version    string   // of what SASL2 offers (XEP-0509)
 	unbindable string   // see sasl.Exchange
+	unbound    int      // attempts that told so
 	failed     int
 }
 
@@ -157,20 +158,33 @@ func (l *Login) refuse(s *Stream, err error, failure func(condition string) elem
 	if errors.As(err, &fatal) {
 		return err
 	}
-	if x := s.login.exchange; x != nil && x.Unbindable() != "" {
-		s.login.unbindable = x.Unbindable()
+	mechanism := ""
+	if s.login.exchange != nil {
+		mechanism = s.login.exchange.Mechanism()
+	}
+	// A client whose kind of channel binding this connection does not have is no guesser: its proof
+	// was good. It may find that out once with each mechanism.
+	unbindable := s.login.exchange != nil && s.login.exchange.Unbindable() != "" &&
+		s.login.unbound < len(s.login.offered)
+	if unbindable {
+		s.login.unbindable = s.login.exchange.Unbindable()
+		s.login.unbound++
 	}
 	var f *sasl.Failure
 	if !errors.As(err, &f) {
 		s.Log.Error("authentication could not be carried out", "err", err)
 		f = &sasl.Failure{Condition: sasl.TemporaryAuthFailure}
 	}
-	if l.Failed != nil {
-		l.Failed(s, err)
-	}
 	s.login.attempt = attempt{}
-	s.Log.Info("authentication failed", "condition", f.Condition, "err", err)
 	s.Send(failure(f.Condition))
+	if unbindable {
+		s.Log.Debug("authentication failed", "condition", f.Condition, "err", err)
+		return nil
+	}
+	if l.Failed != nil {
+		l.Failed(s, mechanism, err)
+	}
+	s.Log.Info("authentication failed", "condition", f.Condition, "err", err)
 	if s.login.failed++; s.login.failed >= l.Tries {
 		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
 			Text: "too many failed attempts to authenticate"}

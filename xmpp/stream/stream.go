@@ -60,7 +60,7 @@ type Role struct {
 	Negotiated func(s *Stream) error
 	// Handle takes one top-level element. A *stanza.StreamError ends the stream with that error.
 	Handle func(s *Stream, e element.Element) error
-	// Ended is called once when the stream is over and its connection closed.
+	// Ended is called once when the stream is over; its last bytes may still be on their way.
 	Ended func(s *Stream, err error)
 	// Quiet is called when nothing has arrived for Timing.Quiet; it probes the peer. Nil: the peer
 	// has nothing to say on this stream, and its silence means nothing.
@@ -206,9 +206,9 @@ func (s *Stream) Run(ctx context.Context) (err error) {
 		}
 		s.ending.CompareAndSwap(nil, &ending{})
 		s.queue.flush()
+		s.role.Ended(s, err) // now: how long the peer takes to leave is of no interest to others
 		s.conn.Finish(s.role.Timing.Finish)
 		s.queue.close()
-		s.role.Ended(s, err)
 	}()
 	s.deadline = s.Started.Add(s.role.Timing.Login)
 	if s.role.Initiates {

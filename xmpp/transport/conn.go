@@ -137,6 +137,10 @@ func (c *Conn) Finish(patience time.Duration) {
 // Close closes the connection at once.
 func (c *Conn) Close() error { return c.socket.Close() }
 
+// Abort resets the connection: what the kernel still has for a peer that does not read is thrown away,
+// instead of being kept until the peer reads or times out.
+func (c *Conn) Abort() { c.socket.abort() }
+
 // Gone says whether an error of Read or Wait only means that the peer left or the deadline passed,
 // which is nothing to report.
 func Gone(err error) bool {

@@ -153,7 +153,7 @@ func (s *socket) drain() {
 	s.busy = false
 	if s.err != nil {
 		s.kept = nil
-		s.Conn.Close() // wakes the reader, which ends the stream
+		s.abort() // wakes the reader, which ends the stream
 	}
 	s.idle.Broadcast()
 	s.mu.Unlock()
@@ -174,6 +174,14 @@ func (s *socket) push(p []byte) error {
 		p = p[n:]
 	}
 	return s.SetWriteDeadline(time.Time{})
+}
+
+// abort closes without sending what the kernel still has.
+func (s *socket) abort() {
+	if tcp, ok := s.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // a connection that is gone needs none
+	}
+	s.Conn.Close()
 }
 
 func (s *socket) blocked() bool {

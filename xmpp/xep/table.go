@@ -43,6 +43,7 @@ func Table(o Options) []module.New {
 		o.Registration.feature,
 		softwareVersion(o.Version),
 		ping,
+		clientAccessManagement,
 		entityTime,
 		oldSession,
 		delayedDelivery,

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"tombolo/storage"
+	"tombolo/xmpp/audit"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/module"
@@ -135,6 +136,8 @@ func (r *Registration) create(domain string, from net.Addr, query element.Elemen
 			return r.refused(err)
 		}
 		r.host.Log.Info("account registered", "account", account, "remote", from.String())
+		r.host.Audit.Write(audit.Event{Kind: audit.AccountCreated, Account: account.String(),
+			By: account.String(), Remote: from.String(), Detail: map[string]string{"how": "registration"}})
 		return nil
 	})
 }
@@ -178,6 +181,7 @@ func (r *Registration) setPassword(q *module.Query) {
 		if err := r.host.Accounts.SetPassword(context.Background(), account, password); err != nil {
 			return r.refused(err)
 		}
+		r.record(audit.PasswordChanged, q.From)
 		return r.host.Users.EndAll(account, &stanza.StreamError{Condition: stanza.StreamNotAuthorized,
 			Text: "the password was changed"},
 			func(s *session.Session) bool { return s.JID() == q.From })
@@ -209,8 +213,14 @@ func (r *Registration) remove(q *module.Query) {
 				return
 			}
 			r.host.Log.Info("account removed by its user", "account", account)
+			r.record(audit.AccountRemoved, q.From)
 		})
 	}()
+}
+
+// record notes what a user did to the account that it is logged in to.
+func (r *Registration) record(kind audit.Kind, by jid.JID) {
+	r.host.Audit.Write(audit.Event{Kind: kind, Account: by.Bare().String(), By: by.String()})
 }
 
 // work runs a job that derives keys from a password and waits for the store, both of which must not
