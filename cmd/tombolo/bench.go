@@ -33,7 +33,6 @@ type benchRun struct {
 	make         string // "", "register" or "admin"
 	ca           string
 	insecure     bool
-	fan          bool
 	compare      bool
 }
 
@@ -42,10 +41,8 @@ func (a *app) benchCommand() *cobra.Command {
 	var names []string
 	var list strings.Builder
 	for _, s := range bench.Scenarios {
-		if s.Short != "" {
-			names = append(names, s.Name)
-			fmt.Fprintf(&list, "\n    %-11s %s", s.Name, s.Short)
-		}
+		names = append(names, s.Name)
+		fmt.Fprintf(&list, "\n    %-11s %s", s.Name, s.Short)
 	}
 	cmd := a.reading(&cobra.Command{
 		Use: "bench SCENARIO | bench --compare BEFORE.json AFTER.json", Short: "Measure what an XMPP server costs",
@@ -100,7 +97,7 @@ address hold for the clients, too: exempt them, and lift limits.stanzas_per_seco
 	f.DurationVar(&b.WarmUp, "warm-up", 2*time.Second, "`time` before that")
 	f.BoolVar(&b.SM, "sm", false, "turn on stream management (XEP-0198)")
 	f.BoolVar(&b.Carbons, "carbons", false, "turn on message carbons (XEP-0280)")
-	f.BoolVar(&b.fan, "fan", false, "relay: from one user to all others, as presence")
+	f.BoolVar(&b.Fan, "fan", false, "relay: from one user to all others, as presence")
 	cmd.AddCommand(relayCommand())
 	return cmd
 }
@@ -349,9 +346,6 @@ func (b *benchRun) startRelay(ctx context.Context) (stop func(), err error) {
 	b.Target.TLS = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13} // our own child on loopback
 	for range b.users {
 		b.Target.Accounts = append(b.Target.Accounts, new(bench.Account))
-	}
-	if b.fan {
-		b.Scenario = "relay-presence"
 	}
 	return stop, nil
 }

@@ -29,6 +29,7 @@ type Config struct {
 	Rate     float64       // stanzas a second for each pair at most; 0 for no limit
 	Size     int           // bytes of a stanza as it is sent
 	Messages int           // for each recipient, of offline
+	Fan      bool          // of relay: from the first user to all others
 	WarmUp   time.Duration // before anything is measured
 	Duration time.Duration // of what is measured
 	SM       bool          // stream management (XEP-0198)
@@ -45,7 +46,6 @@ var Scenarios = []struct{ Name, Unit, Short string }{
 	{"federation", "message", "pairs whose recipients are at --peer-server"},
 	{"offline", "message", "messages to users who are away are stored, then delivered"},
 	{"relay", "message", "pairs or, with --fan, presence, through a program that knows no XMPP: the floor"},
-	{"relay-presence", "delivery", ""},
 }
 
 // patience is how long a step may take that should take no time: a login, the last messages.
@@ -54,24 +54,24 @@ const patience = 30 * time.Second
 // Run carries out a scenario. The context ends it early, with an error.
 func Run(ctx context.Context, c Config) ([]Result, error) {
 	r := &run{Config: c, began: time.Now()}
-	r.Target.relay = c.Scenario == "relay" || c.Scenario == "relay-presence"
+	r.Target.relay = c.Scenario == "relay"
 	if r.Target.relay {
 		r.regroup()
 	}
 	var results []Result
 	var err error
-	switch c.Scenario {
-	case "login":
+	switch {
+	case c.Scenario == "login":
 		results, err = r.logins(ctx)
-	case "pairs", "relay":
-		results, err = r.pairs(ctx, &r.Target)
-	case "federation":
-		results, err = r.pairs(ctx, &r.Peer)
-	case "idle":
+	case c.Scenario == "idle":
 		results, err = r.idle(ctx)
-	case "presence", "relay-presence":
+	case c.Scenario == "presence" || c.Scenario == "relay" && c.Fan:
 		results, err = r.presence(ctx)
-	case "offline":
+	case c.Scenario == "pairs" || c.Scenario == "relay":
+		results, err = r.pairs(ctx, &r.Target)
+	case c.Scenario == "federation":
+		results, err = r.pairs(ctx, &r.Peer)
+	case c.Scenario == "offline":
 		results, err = r.offline(ctx)
 	default:
 		err = errors.New("there is no such scenario")
@@ -99,7 +99,7 @@ func (r *run) now() time.Duration { return time.Since(r.began) }
 func (r *run) regroup() {
 	for i, a := range r.Target.Accounts {
 		a.Name = fmt.Sprint(i / 2)
-		if r.Scenario == "relay-presence" {
+		if r.Fan {
 			a.Name = "all"
 		}
 	}

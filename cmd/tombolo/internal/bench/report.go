@@ -81,6 +81,9 @@ func (r *run) result(name string, s span, arrivals []*arrival, sent func(int) ui
 			result.Unit = known.Unit
 		}
 	}
+	if r.Target.relay && r.Fan {
+		result.Unit = "delivery"
+	}
 	if result.Seconds > 0 {
 		result.PerSecond = float64(result.Count) / result.Seconds
 	}
@@ -127,11 +130,11 @@ func (r Result) Faultless() bool { return r.Lost+r.Doubled+r.Reordered+r.Errors 
 // Text is the result for people, a few lines.
 func (r Result) Text(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %d %ss in %.1f s, %.0f a second", r.Scenario, r.Count, r.Unit, r.Seconds, r.PerSecond)
-	if strings.HasSuffix(r.Unit, "y") {
-		b.Reset()
-		fmt.Fprintf(&b, "%s: %d %sies in %.1f s, %.0f a second", r.Scenario, r.Count, strings.TrimSuffix(r.Unit, "y"), r.Seconds, r.PerSecond)
+	units := r.Unit + "s"
+	if stem, ok := strings.CutSuffix(r.Unit, "y"); ok {
+		units = stem + "ies"
 	}
+	fmt.Fprintf(&b, "%s: %d %s in %.1f s, %.0f a second", r.Scenario, r.Count, units, r.Seconds, r.PerSecond)
 	if l := r.Latency; l != nil {
 		fmt.Fprintf(&b, "; p50 %.2f, p90 %.2f, p99 %.2f, p99.9 %.2f, max %.2f ms", l.P50, l.P90, l.P99, l.P999, l.Max)
 	}
@@ -182,7 +185,7 @@ func Compare(w io.Writer, a, b Report) error {
 	matched := 0
 	for _, x := range a.Results {
 		for _, y := range b.Results {
-			if x.Scenario != y.Scenario || x.Users != y.Users || x.Window != y.Window || x.SM != y.SM || x.Carbons != y.Carbons {
+			if x.Scenario != y.Scenario || x.Unit != y.Unit || x.Users != y.Users || x.Window != y.Window || x.SM != y.SM || x.Carbons != y.Carbons {
 				continue
 			}
 			matched++

@@ -73,6 +73,10 @@ func (r *run) idle(ctx context.Context) ([]Result, error) {
 	if err := r.comeAndGo(ctx, r.Target.Accounts[0], func() {}); err != nil {
 		return nil, err
 	}
+	none := func() uint64 { return 0 }
+	if err := r.wait(ctx, r.WarmUp, "waiting for the server to settle", none); err != nil {
+		return nil, err
+	}
 	before, err := r.snapshot(0)
 	if err != nil {
 		return nil, err
