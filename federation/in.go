@@ -342,7 +342,9 @@ func (in *incoming) handle(e element.Element) error {
 		in.f.bounce(stanza.AsError(err), st)
 		return nil
 	}
-	in.f.Route(st.WithElement(in.clean(st)))
+	// The recipient's client is to read the addresses that we judged, in no spelling that it could
+	// take for others.
+	in.f.Route(st.WithElement(in.clean(st)).WithFrom(st.From).WithTo(st.To))
 	return nil
 }
 

@@ -40,6 +40,7 @@ const (
 	AccountDisabled   Kind = "account-disabled"
 	AccountEnabled    Kind = "account-enabled"
 	PasswordChanged   Kind = "password-changed"
+	ClientRevoked     Kind = "client-revoked" // one of an account's clients may not log in any more
 	FederationRefused Kind = "federation-refused"
 	Admin             Kind = "admin"        // a command begins
 	AdminDone         Kind = "admin-done"   // it was carried out
@@ -61,7 +62,7 @@ const (
 // Kinds are all kinds.
 func Kinds() []Kind {
 	return []Kind{Login, LoginFailed, AccountCreated, AccountRemoved, AccountDisabled, AccountEnabled, PasswordChanged,
-		FederationRefused, Admin, AdminDone, AdminFailed, ServerStarted, ServerStopped,
+		ClientRevoked, FederationRefused, Admin, AdminDone, AdminFailed, ServerStarted, ServerStopped,
 		LogStarted, LogRotated, LogDamaged, LogRecovered, LogGap, LogThrottled}
 }
 

@@ -55,16 +55,6 @@ func (l *Log) mustWrite(t testing.TB, e Event) {
 	}
 }
 
-// until waits for a condition.
-func until(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func read(t testing.TB, o Options, anchors ...string) (Report, []Record) {
 	t.Helper()
 	var records []Record
@@ -424,5 +414,34 @@ func BenchmarkWrite(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		l.Write(Event{Kind: Login, Account: "juliet@a.test", Remote: "192.0.2.7:4711", Detail: map[string]string{"mechanism": "SCRAM-SHA-256-PLUS", "tls": "TLS 1.3"}})
+	}
+}
+
+// BenchmarkOpen is what each command without a running server pays, with a log of the size at which it
+// is rotated by default.
+func BenchmarkOpen(b *testing.B) {
+	o := place(b)
+	l := open(b, o)
+	for range 40_000 {
+		l.mustWriteSoon(b, Event{Kind: Login, Account: "juliet@a.test", Remote: "192.0.2.7:4711", Detail: map[string]string{"mechanism": "SCRAM-SHA-256-PLUS", "tls": "TLS 1.3"}})
+	}
+	l.mustClose(b)
+	if info, err := os.Stat(o.File); err == nil {
+		b.SetBytes(info.Size())
+	}
+	for b.Loop() {
+		open(b, o).mustClose(b)
+	}
+}
+
+// mustWriteSoon waits only where the log cannot keep up.
+func (l *Log) mustWriteSoon(t testing.TB, e Event) {
+	l.mu.Lock()
+	full := len(l.waiting) > maxWaiting/2
+	l.mu.Unlock()
+	if full {
+		l.mustWrite(t, e)
+	} else {
+		l.Write(e)
 	}
 }

@@ -205,6 +205,7 @@ func eachLine(r io.Reader, visit func([]byte)) (whole, torn int64, err error) {
 type ending struct {
 	begins  uint64   // number of the first record
 	last    position // of the last record
+	genuine position // of the last one that follows, as far as the file says, the one before it
 	records int
 	size    int64 // of the whole lines
 	torn    int64 // bytes after them
@@ -212,15 +213,29 @@ type ending struct {
 	sound bool
 }
 
-// readEnding reads a whole file; fs.ErrNotExist.
-func (k keys) readEnding(path string, known position) (e ending, err error) {
+// readEnding reads a file; fs.ErrNotExist. What stands before the known end is for Read to judge, and
+// is looked at only where that end is not found.
+func (k keys) readEnding(path string, known position) (ending, error) {
+	e, err := k.scanEnding(path, known, true)
+	if err == nil && !e.sound {
+		e, err = k.scanEnding(path, known, false)
+	}
+	return e, err
+}
+
+func (k keys) scanEnding(path string, known position, skip bool) (e ending, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return e, err
 	}
 	defer f.Close()
 	bad := false // after the known end
+	knownSuffix := []byte(known.mac.String() + suffixEnd)
 	e.size, e.torn, err = eachLine(f, func(text []byte) {
+		if skip && e.records > 0 && !e.sound && !bytes.HasSuffix(text, knownSuffix) {
+			e.records++
+			return
+		}
 		l, err := parse(text)
 		if err != nil {
 			bad = true
@@ -229,11 +244,19 @@ func (k keys) readEnding(path string, known position) (e ending, err error) {
 		if e.records++; e.records == 1 {
 			e.begins = l.Seq
 			// A crash may have come between a new file's first record and the state.
-			if l.begins() && l.prev == known.mac && l.Seq == known.seq+1 {
+			if l.begins() && l.prev.equal(known.mac) && l.Seq == known.seq+1 {
 				e.sound, e.last = true, known
 			}
 		}
-		if e.sound && (l.Seq != e.last.seq+1 || !l.genuine(k, e.last.mac)) {
+		prev := e.last.mac
+		if l.begins() {
+			prev = l.prev
+		}
+		genuine := l.genuine(k, prev)
+		if genuine {
+			e.genuine = l.at
+		}
+		if !genuine || l.Seq != e.last.seq+1 || !prev.equal(e.last.mac) {
 			bad = true
 		}
 		e.last = l.at

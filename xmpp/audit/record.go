@@ -3,7 +3,6 @@ package audit
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -36,6 +35,8 @@ type Record struct {
 type mac [sha256.Size]byte
 
 func (m mac) String() string { return hex.EncodeToString(m[:]) }
+
+func (m mac) equal(other mac) bool { return hmac.Equal(m[:], other[:]) }
 
 func parseMAC(text string) (m mac, err error) {
 	if len(text) != hex.EncodedLen(len(m)) {
@@ -73,9 +74,9 @@ func (k keys) sign(prev mac, body []byte) (m mac) {
 }
 
 const (
-	macMember = `,"mac":"`
-	macEnd    = `"}`
-	macSuffix = len(macMember) + 2*sha256.Size + len(macEnd)
+	suffixStart = `,"mac":"`
+	suffixEnd   = `"}`
+	suffixSize  = len(suffixStart) + 2*sha256.Size + len(suffixEnd)
 )
 
 // append appends the line of an event and moves the position. begin marks the first record of a file.
@@ -101,9 +102,9 @@ func (k keys) append(lines []byte, at *position, e Event, begin bool) []byte {
 	body = body[:len(body)-1]
 	*at = position{r.Seq, k.sign(at.mac, body)}
 	lines = append(lines, body...)
-	lines = append(lines, macMember...)
+	lines = append(lines, suffixStart...)
 	lines = append(lines, at.mac.String()...)
-	return append(lines, macEnd+"\n"...)
+	return append(lines, suffixEnd+"\n"...)
 }
 
 // A line is what a line of the log says, before it is believed.
@@ -118,20 +119,20 @@ func (l *line) begins() bool { return l.Prev != "" }
 
 // parse reads a line without its newline.
 func parse(text []byte) (l line, err error) {
-	cut := len(text) - macSuffix
-	if cut < 2 || string(text[cut:cut+len(macMember)]) != macMember || !strings.HasSuffix(string(text), macEnd) {
+	cut := len(text) - suffixSize
+	if cut < 2 || string(text[cut:cut+len(suffixStart)]) != suffixStart || !strings.HasSuffix(string(text), suffixEnd) {
 		return l, errors.New("not a record")
 	}
 	if err := json.Unmarshal(text, &l.Record); err != nil {
 		return l, fmt.Errorf("not a record: %w", err)
 	}
-	stated, err := parseMAC(string(text[cut+len(macMember) : len(text)-len(macEnd)]))
+	stated, err := parseMAC(string(text[cut+len(suffixStart) : len(text)-len(suffixEnd)]))
 	if err == nil && l.begins() {
 		l.prev, err = parseMAC(l.Prev)
 	}
 	l.at, l.body = position{l.Seq, stated}, text[:cut]
 	// One spelling only, so that no byte of a line can change unnoticed.
-	if err == nil && stated.String() != l.MAC {
+	if err == nil && !hmac.Equal([]byte(stated.String()), []byte(l.MAC)) {
 		err = errors.New("the MAC is not in lower case")
 	}
 	return l, err
@@ -139,8 +140,7 @@ func parse(text []byte) (l line, err error) {
 
 // genuine says whether the line was written after prev by a holder of the key.
 func (l *line) genuine(k keys, prev mac) bool {
-	want := k.sign(prev, l.body)
-	return subtle.ConstantTimeCompare(want[:], l.at.mac[:]) == 1
+	return k.sign(prev, l.body).equal(l.at.mac)
 }
 
 const (

@@ -144,7 +144,7 @@ func TestTampering(t *testing.T) {
 		},
 		"insert: forged with the MAC before it": func(t *testing.T) {
 			l := lines(t, middle)
-			sum := l[3][len(l[3])-macSuffix-1:]
+			sum := l[3][len(l[3])-suffixSize-1:]
 			forged := append([]byte(`{"seq":5,"kind":"login"`), sum...)
 			rewrite(t, middle, slices.Insert(l, 4, forged)...)
 		},
@@ -412,7 +412,7 @@ func putBack(t *testing.T, old, file string) {
 
 func upperMAC(t *testing.T, path string) {
 	l := lines(t, path)
-	cut := len(l[3]) - macSuffix + len(macMember) - 1
+	cut := len(l[3]) - suffixSize + len(suffixStart) - 1
 	upper := bytes.ToUpper(l[3][cut : cut+64])
 	l[3] = slices.Concat(l[3][:cut], upper, l[3][cut+64:])
 	rewrite(t, path, l...)

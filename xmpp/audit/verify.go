@@ -249,7 +249,7 @@ func (c *checker) record(text []byte, old bool) error {
 		c.problem("record %d cannot be checked: the beginning of the log is missing", l.Seq)
 	case !genuine:
 		c.problem("record %d was changed, or what stood before it was", l.Seq)
-	case c.begun && prev != c.last.mac:
+	case c.begun && !prev.equal(c.last.mac):
 		c.problem("record %d does not follow record %d", l.Seq, c.last.seq)
 	}
 	switch {

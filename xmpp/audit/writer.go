@@ -120,8 +120,7 @@ func (w *writer) resume(known *position, why error) error {
 	}
 	switch {
 	case known == nil:
-		at = end.last
-		return w.setAside(at, fmt.Sprintf("where the log ends is not known: %v", why))
+		return w.setAside(end.genuine, fmt.Sprintf("where the log ends is not known: %v", why))
 	case !found:
 		return w.setAside(at, fmt.Sprintf("the log is gone; record %d was its last", at.seq))
 	case !end.sound && end.last.seq < at.seq:

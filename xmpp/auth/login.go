@@ -192,8 +192,8 @@ func outdated(x *sasl.Exchange) error {
 }
 
 // Current reports whether what an exchange proved, its Epoch, still lets its client in: the password
-// was not changed since, the account neither disabled nor deleted, the token's client not revoked. To
-// leave no gap, ask when the session is where whoever does such a thing finds it and ends it.
+// was not changed since, the account neither disabled nor deleted, the token's client not revoked. It is
+// for session.Binding.Valid, which leaves no gap for whoever does such a thing and then ends sessions.
 func (a *Accounts) Current(account jid.JID, proved string) (bool, error) {
 	e := parseEpoch(proved)
 	holds := false

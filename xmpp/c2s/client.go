@@ -51,6 +51,9 @@ func (c *client) handle(e element.Element) error {
 		}
 	}
 	st = st.WithFrom(c.session.JID())
+	if !st.To.IsZero() {
+		st = st.WithTo(st.To) // in its normal form
+	}
 	if c.server.IsLocal(st.To.Domain()) { // the claims of a local recipient are ours as well
 		st = st.WithElement(stanza.StripClaims(st.Element, st.To))
 	}

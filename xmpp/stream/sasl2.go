@@ -129,7 +129,7 @@ func (p *profile2) step(s *Stream, e element.Element) error {
 		return p.authenticate(s, e)
 	case name == "abort":
 		return &sasl.Failure{Condition: sasl.Aborted}
-	case name == "response" && len(g.tasks) == 0:
+	case name == "response":
 		response, err := decodeSASL(strings.TrimSpace(e.Text()))
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/audit"
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
@@ -117,8 +118,10 @@ func (c *clientAccess) revoke(ctx context.Context, account jid.JID, id string) e
 	return err
 }
 
-// end ends the sessions of a client, also one that it is about to bind.
-func (c *clientAccess) end(account jid.JID, id string) error {
+// end records what revoke did, and ends the sessions of the client, also one that it is about to bind.
+func (c *clientAccess) end(account jid.JID, id string, by audit.Actor) error {
+	c.host.Audit.Write(audit.Event{Kind: audit.ClientRevoked, Account: account.String(), By: by.By, Remote: by.Remote,
+		Detail: map[string]string{"id": id}})
 	return c.host.Users.EndAll(account, &stanza.StreamError{Condition: stanza.StreamNotAuthorized,
 		Text: "the client's access was revoked"},
 		func(s *session.Session) bool { return installation(s) != id })
@@ -175,7 +178,7 @@ func (c *clientAccess) answerRevoke(q *module.Query) {
 			q.Fail(storeError(err))
 			return
 		}
-		if err := c.end(q.Target, id); err != nil && !errors.Is(err, storage.ErrNotFound) {
+		if err := c.end(q.Target, id, audit.Actor{By: q.From.String()}); err != nil && !errors.Is(err, storage.ErrNotFound) {
 			c.host.Log.Error("sessions of a revoked client could not be ended", "account", q.Target, "err", err)
 		}
 	}()
@@ -201,7 +204,7 @@ func (c *clientAccess) verbRevoke(ctx context.Context, args []byte) (any, error)
 	err = c.revoke(ctx, q.Account, q.ID)
 	revoked := Revoked{Password: errors.Is(err, auth.ErrPassword)}
 	if err == nil || revoked.Password {
-		err = c.end(q.Account, q.ID)
+		err = c.end(q.Account, q.ID, audit.ActorOf(ctx))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("client revoke: %w", err)
