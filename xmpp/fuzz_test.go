@@ -38,7 +38,7 @@ import (
 // An input that fails shows all that was said. It is kept in testdata/fuzz, and runs with every test.
 func FuzzServer(f *testing.F) {
 	p := newPlayground(f)
-	for seed := range uint64(150) {
+	for seed := range *games {
 		random := rand.New(rand.NewPCG(seed, 3))
 		choices := make([]byte, 100+random.IntN(600))
 		for i := range choices {
@@ -59,6 +59,8 @@ func FuzzServer(f *testing.F) {
 		f.Errorf("a poor selection of games: %+v", c)
 	}
 }
+
+var games = flag.Uint64("games", 150, "how many games of chance FuzzServer plays, by their seeds, beside those that are kept")
 
 // fuzzing says that inputs are being made, where otherwise those that are there are run.
 func fuzzing() bool { return flag.Lookup("test.fuzz").Value.String() != "" }
