@@ -32,7 +32,7 @@ var order = [][]string{
 	{"xmpp/c2s", "xmpp/admin"},
 	{"roster", "federation", "xmpp/xep"},
 	{"xmpp"},
-	{"cmd/tombolo/internal/settings", "cmd/tombolo/internal/lab"},
+	{"cmd/tombolo/internal/settings", "cmd/tombolo/internal/lab", "cmd/tombolo/internal/bench"},
 	{"cmd/tombolo"},
 }
 

@@ -83,7 +83,7 @@ To try it: tombolo quickstart. The manual is in the directory docs of the source
 		a.serveCommand(), a.reloadCommand(), a.statusCommand(), a.configCommand(),
 		a.userCommand(), a.rosterCommand(), a.sessionCommand(), a.clientCommand(), a.federationCommand(),
 		a.auditCommand(), a.backupCommand(), a.restoreCommand(),
-		a.quickstartCommand(), a.demoCommand(), manCommand(), versionCommand(),
+		a.quickstartCommand(), a.demoCommand(), a.benchCommand(), manCommand(), versionCommand(),
 	)
 	return root
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,7 +24,8 @@ import (
 )
 
 func (a *app) serveCommand() *cobra.Command {
-	return &cobra.Command{
+	profile := ""
+	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the server",
 		Long: `Run the server until SIGTERM or SIGINT: then it stops accepting, tells its clients, finishes what is
 under way within limits.shutdown and exits with 0. SIGHUP is tombolo reload. The log goes to standard error.`,
@@ -32,9 +35,34 @@ under way within limits.shutdown and exits with 0. SIGHUP is tombolo reload. The
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), file, newLog(file.Log, cmd.ErrOrStderr()), nil)
+			stop, err := startProfile(profile)
+			if err != nil {
+				return err
+			}
+			return errors.Join(serve(cmd.Context(), file, newLog(file.Log, cmd.ErrOrStderr()), nil), stop())
 		},
 	}
+	cmd.Flags().StringVar(&profile, "cpu-profile", "", "write a profile of the processor time to this `file` at the end")
+	_ = cmd.Flags().MarkHidden("cpu-profile") // fails only for a flag that does not exist
+	return cmd
+}
+
+// startProfile begins a profile for go tool pprof; "" is none.
+func startProfile(file string) (stop func() error, err error) {
+	if file == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
 }
 
 // serve runs a server until ctx ends. Once it listens it calls ready, if there is one, which may end

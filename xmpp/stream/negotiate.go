@@ -183,6 +183,7 @@ func (s *Stream) streamElement(e element.Element) error {
 		err := stanza.ParseStreamError(e)
 		s.Log.Info("the peer closed the stream with an error", "condition", err.Condition, "text", err.Text)
 		s.remote = err
+		s.finished = true // the peer closes its side with it (RFC 6120 section 4.9.1.1)
 		s.Close(nil)
 		return nil
 	case e.Name() == "features" && s.role.Initiates:

@@ -246,10 +246,8 @@ func (s *Stream) read(ctx context.Context) error {
 			}
 		}
 		if err := s.turn(); err != nil {
-			if !s.fail(err) {
-				return err
-			}
-			continue
+			s.fail(err)
+			return err
 		}
 		if s.upgrade != nil {
 			if err := s.secureNow(ctx); err != nil {
@@ -442,9 +440,9 @@ func (s *Stream) cause() error {
 	return nil
 }
 
-// fail closes the stream for an error of ours or the peer's that its text may tell; it reports
-// whether the stream goes on to its orderly end.
-func (s *Stream) fail(err error) bool {
+// fail closes the stream for an error of ours or the peer's, where its text may tell that. Nothing is
+// read after it: RFC 6120 section 4.9.1.1 has no way on from an error.
+func (s *Stream) fail(err error) {
 	var known *stanza.StreamError
 	var bad *element.Error
 	switch {
@@ -452,12 +450,10 @@ func (s *Stream) fail(err error) bool {
 	case errors.As(err, &bad):
 		known = &stanza.StreamError{Condition: bad.Condition, Text: bad.Text}
 	default:
-		return false
+		return
 	}
 	if !s.headers && !s.role.Initiates {
 		s.sendHeader() // RFC 6120 section 4.9.1.2: an error needs an open stream
 	}
 	s.Close(known)
-	s.finished = bad != nil // its XML cannot be followed any further
-	return !s.finished
 }

@@ -1,0 +1,208 @@
+#!/bin/bash
+# Measures tombolo, and Prosody and ejabberd where Debian has put them, in one run, and prints the
+# table of docs/capacity.md: medians of the rounds, in which the servers take turns.
+#
+#   testdata/bench/run.sh [DIRECTORY FOR REPORTS]
+#
+# ROUNDS, SECONDS_EACH, WARM_UP, USERS, IDLE, SERVERS and SCENARIOS change what is measured. It needs
+# bash, openssl, envsubst and root (ejabberd and Prosody from Debian expect it), and 127.0.9.1 to .4.
+# All that it starts ends with it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+ROUNDS=${ROUNDS:-3} SECONDS_EACH=${SECONDS_EACH:-10} WARM_UP=${WARM_UP:-2} USERS=${USERS:-200} IDLE=${IDLE:-2000}
+SCENARIOS=${SCENARIOS:-login pairs sm window20 presence offline quiet federation idle}
+reports=${1:-$(mktemp -d)}
+work=$(mktemp -d)
+declare -A pids
+export CERTS=$work/certs CLIENT=5222 SERVER=5269
+mkdir -p "$reports" "$CERTS"
+
+end() {
+	local name
+	for name in "${!pids[@]}"; do stop "$name"; done
+	rm -rf "$work"
+}
+trap end EXIT
+
+# host NAME is the address of a server.
+host() {
+	case $1 in
+	tombolo) echo 127.0.9.1 ;;
+	prosody) echo 127.0.9.2 ;;
+	ejabberd) echo 127.0.9.3 ;;
+	partner) echo 127.0.9.4 ;; # another tombolo
+	esac
+}
+
+certificates() {
+	openssl ecparam -name prime256v1 -genkey -noout -out "$work/ca.key"
+	openssl req -x509 -new -key "$work/ca.key" -subj '/CN=bench' -days 30 -out "$CERTS/ca.crt"
+	local name
+	for name in tombolo prosody ejabberd partner; do
+		openssl ecparam -name prime256v1 -genkey -noout -out "$CERTS/$name.test.key"
+		openssl req -new -key "$CERTS/$name.test.key" -subj "/CN=$name.test" -out "$work/csr"
+		openssl x509 -req -in "$work/csr" -CA "$CERTS/ca.crt" -CAkey "$work/ca.key" -CAcreateserial -days 30 -out "$CERTS/$name.test.crt" \
+			-extfile <(printf 'subjectAltName=DNS:%s.test\nextendedKeyUsage=serverAuth,clientAuth\n' "$name") 2>/dev/null
+	done
+}
+
+# start NAME PARTNER starts a server that knows where its partner is.
+start() {
+	local name=$1
+	export DIR=$work/$name DOMAIN=$1.test HOST PEER=$2.test PEERHOST
+	HOST=$(host "$name") PEERHOST=$(host "$2")
+	mkdir -p "$DIR"
+	case $name in
+	tombolo | partner)
+		envsubst <testdata/bench/tombolo.toml >"$DIR/tombolo.toml"
+		"$work/bin" --config "$DIR/tombolo.toml" serve 2>>"$DIR/log" &
+		;;
+	prosody)
+		echo "$PEERHOST $PEER" >"$DIR/hosts"
+		envsubst <testdata/bench/prosody.cfg.lua >"$DIR/prosody.cfg.lua"
+		prosody --config "$DIR/prosody.cfg.lua" -F >>"$DIR/log" 2>&1 &
+		;;
+	ejabberd)
+		envsubst <testdata/bench/ejabberd.yml >"$DIR/ejabberd.yml"
+		printf '{resolv_conf, ""}.\n{hosts_file, ""}.\n{host, {%s}, ["%s"]}.\n{lookup, [file]}.\n' "${PEERHOST//./,}" "$PEER" >"$DIR/inetrc"
+		HOME=$DIR EJABBERD_CONFIG_PATH=$DIR/ejabberd.yml EJABBERD_LOG_PATH=$DIR/log ERL_CRASH_DUMP_SECONDS=0 \
+			ERL_LIBS=$(sed -n "s/^ERL_LIBS='\(.*\)'/\1/p" "$(command -v ejabberdctl)") ERL_INETRC=$DIR/inetrc \
+			erl -noinput +K true +P 250000 -mnesia dir "\"$DIR/data\"" -s ejabberd >>"$DIR/out" 2>&1 &
+		;;
+	esac
+	pids[$name]=$!
+	local tries
+	for tries in {1..300}; do
+		if (: >"/dev/tcp/$HOST/$CLIENT") 2>/dev/null; then return; fi
+		sleep 0.1
+	done
+	echo "$name does not listen; its log:" >&2
+	tail "$DIR"/log* >&2
+	return 1
+}
+
+stop() {
+	kill "${pids[$1]}" 2>/dev/null || true
+	wait "${pids[$1]}" 2>/dev/null || true
+	unset "pids[$1]"
+}
+
+# bench NAME REPORT ARGUMENTS... measures a server.
+bench() {
+	local name=$1 report=$2
+	shift 2
+	"$work/bin" bench "$@" --output json --duration "${SECONDS_EACH}s" --warm-up "${WARM_UP}s" --ca "$CERTS/ca.crt" \
+		--server "$(host "$name"):$CLIENT" --domain "$name.test" --server-pid "${pids[$name]:-0}" --user-file "$work/$name.users" \
+		>"$reports/$report" 2>"$work/error" || echo "$report: $(tail -1 "$work/error")" >&2
+}
+
+# accounts NAME makes the accounts of a server that has none yet.
+accounts() {
+	[[ -e $work/$1.users ]] || bench "$1" "accounts-$1" pairs --make register --users "$most" --window 1 --rate 0.1
+}
+
+# scenario NAME ROUND SCENARIO
+scenario() {
+	local name=$1 report=$1-$3-$2.json
+	case $3 in
+	login) bench "$name" "$report" login --users "$USERS" --window 10 ;;
+	pairs) bench "$name" "$report" pairs --users "$USERS" ;;
+	sm) bench "$name" "$report" pairs --users "$USERS" --sm --carbons ;;
+	window20) bench "$name" "$report" pairs --users "$USERS" --window 20 ;;
+	presence) bench "$name" "$report" presence --users 101 --size 300 ;;
+	offline) bench "$name" "$report" offline --users 20 --messages 200 --window 20 ;;
+	quiet) bench "$name" "$report" pairs --users 2 --rate 50 ;;
+	idle)
+		stop "$name"
+		start "$name" partner
+		bench "$name" "$report" idle --users "$IDLE"
+		;;
+	federation-out) # ejabberd finds its partners by DNS only, and there is none here
+		[[ $name == ejabberd ]] || bench "$name" "$report" federation --users 100 --peer-server "$(host partner):$CLIENT" --peer-domain partner.test \
+			--peer-pid "${pids[partner]}" --peer-user-file "$work/partner.users"
+		;;
+	federation-in)
+		bench partner "$report" federation --users 100 --peer-server "$(host "$name"):$CLIENT" --peer-domain "$name.test" \
+			--peer-pid "${pids[$name]}" --peer-user-file "$work/$name.users"
+		;;
+	esac
+}
+
+relay() {
+	local report=relay-$2-$1.json
+	case $2 in
+	pairs) bench relay "$report" relay --users "$USERS" ;;
+	window20) bench relay "$report" relay --users "$USERS" --window 20 ;;
+	presence) bench relay "$report" relay --fan --users 101 --size 300 ;;
+	esac
+}
+
+# figure SERVER SCENARIO KEY NTH is the median over the rounds of the nth number with that key.
+figure() {
+	local file
+	for file in "$reports/$1-$2"-[0-9]*.json; do
+		[[ -s $file ]] && grep "\"$3\":" "$file" | sed -n "${4}s/.*: *\([0-9.e+-]*\).*/\1/p"
+	done | sort -g | awk -v scale="$5" '{ v[NR] = $1 } END { if (NR) printf "%.3g", v[int((NR + 1) / 2)] * scale; else printf "-" }'
+}
+
+# row TITLE SCENARIO KEY NTH SCALE
+row() {
+	local name
+	printf '| %s |' "$1"
+	for name in tombolo prosody ejabberd relay; do printf ' %s |' "$(figure "$name" "$2" "$3" "$4" "$5")"; done
+	echo
+}
+
+table() {
+	echo "| work | tombolo | Prosody | ejabberd | raw relay |"
+	echo "|---|---|---|---|---|"
+	row "$((USERS / 2)) pairs, one in flight: CPU us a message" pairs cpu_us_per_unit 1 1
+	row "same, stream management and carbons" sm cpu_us_per_unit 1 1
+	row "$((USERS / 2)) pairs, 20 in flight: CPU us a message" window20 cpu_us_per_unit 1 1
+	row "presence to 100 contacts: CPU us a delivery" presence cpu_us_per_unit 1 1
+	row "login: CPU ms" login cpu_us_per_unit 1 0.001
+	row "federated message, sending side: CPU us" federation-out cpu_us_per_unit 1 1
+	row "federated message, receiving side: CPU us" federation-in cpu_us_per_unit 2 1
+	row "idle TLS session, $IDLE of them: KiB" idle kib_per_session 1 1
+	row "offline, store: CPU us a message" offline cpu_us_per_unit 1 1
+	row "offline, deliver: CPU us a message" offline cpu_us_per_unit 3 1
+	row "one quiet pair: p50 ms" quiet p50 1 1
+	row "one quiet pair: p99 ms" quiet p99 1 1
+	row "$((USERS / 2)) pairs, 20 in flight: messages a second, clients on the same machine" window20 per_second 1 1
+	local faults
+	faults=$(grep -hE '"(lost|doubled|reordered|errors)": [1-9]' "$reports"/*.json | sort | uniq -c || true)
+	echo
+	echo "lost, doubled, reordered, returned: ${faults:-0 everywhere}"
+}
+
+most=$((USERS > IDLE ? USERS : IDLE))
+go build -o "$work/bin" ./cmd/tombolo
+certificates 2>"$work/openssl" || { cat "$work/openssl" >&2; exit 1; }
+if [[ -z ${SERVERS:-} ]]; then
+	SERVERS=tombolo
+	command -v prosody >/dev/null && SERVERS+=" prosody"
+	command -v ejabberdctl >/dev/null && SERVERS+=" ejabberd"
+fi
+for name in $SERVERS; do start "$name" partner; done
+for name in $SERVERS; do accounts "$name"; done
+for ((round = 1; round <= ROUNDS; round++)); do
+	for what in $SCENARIOS; do
+		echo "round $round: $what" >&2
+		if [[ $what == federation ]]; then
+			for name in $SERVERS; do # the partner has one partner of its own
+				start partner "$name"
+				most=100 accounts partner
+				scenario "$name" "$round" federation-out
+				scenario "$name" "$round" federation-in
+				stop partner
+			done
+			continue
+		fi
+		relay "$round" "$what"
+		for name in $SERVERS; do scenario "$name" "$round" "$what"; done
+	done
+done
+rm -f "$reports"/accounts-*
+echo "reports: $reports" >&2
+table
