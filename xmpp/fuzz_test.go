@@ -39,7 +39,7 @@ import (
 func FuzzServer(f *testing.F) {
 	p := newPlayground(f)
 	for seed := range *games {
-		random := rand.New(rand.NewPCG(seed, 3))
+		random := rand.New(rand.NewPCG(*first+seed, 3))
 		choices := make([]byte, 100+random.IntN(600))
 		for i := range choices {
 			choices[i] = byte(random.Uint32())
@@ -60,7 +60,10 @@ func FuzzServer(f *testing.F) {
 	}
 }
 
-var games = flag.Uint64("games", 150, "how many games of chance FuzzServer plays, by their seeds, beside those that are kept")
+var (
+	games = flag.Uint64("games", 150, "how many games of chance FuzzServer plays, beside those that are kept")
+	first = flag.Uint64("game", 0, "the seed of the first of them; a failure names the game that it was, counted from there")
+)
 
 // fuzzing says that inputs are being made, where otherwise those that are there are run.
 func fuzzing() bool { return flag.Lookup("test.fuzz").Value.String() != "" }
