@@ -253,6 +253,7 @@ func (l *lab) keyPair(t testing.TB, domain string) tls.Certificate {
 // this client: it asks the server, and the answer comes behind all that.
 func (w *wire) settled() string {
 	w.t.Helper()
+	w.limit(2 * patience) // for this answer; a long test asks often
 	id := fmt.Sprintf("settled-%d", len(w.seen))
 	w.sendf("<iq type='get' id='%s' to='%s'><ping xmlns='%s'/></iq>", id, w.to, ns.Ping)
 	got := w.expect(id)

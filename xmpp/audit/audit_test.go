@@ -309,7 +309,8 @@ func TestFullDisk(t *testing.T) {
 			t.Error("a command that was refused is recorded")
 		}
 	}
-	if logins != maxWaiting || gap.Detail["lost"] != "300" || len(report.Notes) != 1 {
+	// The command may still have held one of the places. None is lost without being counted.
+	if logins < maxWaiting-1 || gap.Detail["lost"] != fmt.Sprint(maxWaiting+300-logins) || len(report.Notes) != 1 {
 		t.Errorf("%d logins, gap %+v, notes %v", logins, gap, report.Notes)
 	}
 }

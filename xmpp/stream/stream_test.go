@@ -278,7 +278,7 @@ func TestOrderUnderManySenders(t *testing.T) {
 // once, the rest takes its time, and nothing is dropped.
 func TestAFastSenderIsReadSlowly(t *testing.T) {
 	r := role(t)
-	const perSecond, messages = 1000, 6000 // the burst is five seconds' worth
+	const perSecond, messages = 100, 700 // the burst is five seconds' worth
 	r.Limits.Stanzas = perSecond
 	r.Counters = new(meter.Counters)
 	got := atomic.Int32{}
