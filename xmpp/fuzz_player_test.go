@@ -278,6 +278,7 @@ func (w *player) say(text string) {
 		return
 	}
 	w.g.note("%d says %q", w.n, text)
+	w.g.blocked = w.g.blocked || strings.Contains(text, "<block ")
 	if w.split == 0 {
 		w.send(text)
 		return

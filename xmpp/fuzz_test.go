@@ -168,6 +168,7 @@ type game struct {
 	said    []saying // by mark
 	trace   strings.Builder
 	mu      sync.Mutex
+	blocked bool // somebody has blocked mallory
 	vouched bool // our authoritative server has confirmed a dialback key
 	pilots  []*pilot
 }
@@ -535,6 +536,9 @@ func (g *game) checkAnswers(alive map[*player]bool) {
 			g.counts.twice++
 		}
 		local := strings.HasSuffix(s.to, "@a.test") || strings.Contains(s.to, "@a.test/") || s.to == "a.test"
+		if g.blocked && strings.HasPrefix(s.to, "mallory@") {
+			continue // XEP-0191 section 3.2: replies of somebody blocked are dropped
+		}
 		if local && alive[s.by] && got < s.times {
 			g.t.Errorf("%d got %d answers to %s to %s, sent %d times", s.by.n, got, g.id(i), s.to, s.times)
 		}
