@@ -312,8 +312,8 @@ func (g *game) barrier(name string) {
 }
 
 // alive says that a connection was served to the last.
-func (w *player) alive() bool {
-	return w.isBound() && !w.gone && !w.tainted && strings.Contains(w.text(), "id='zd'") && !strings.Contains(w.text(), closing)
+func (p *player) alive() bool {
+	return p.isBound() && !p.gone && !p.tainted && strings.Contains(p.text(), "id='zd'") && !strings.Contains(p.text(), closing)
 }
 
 // leave ends all connections and waits until nothing is left of them.
@@ -545,12 +545,12 @@ func (g *game) checkAnswers(alive map[*player]bool) {
 	}
 }
 
-func (w *player) layers() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (p *player) layers() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var list []string
-	for _, p := range w.parts {
-		list = append(list, string(p))
+	for _, part := range p.parts {
+		list = append(list, string(part))
 	}
 	return list
 }
