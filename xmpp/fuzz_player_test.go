@@ -31,7 +31,6 @@ type player struct {
 	gone    bool     // we closed or cut it
 	tainted bool     // has sent what may hide what follows
 	split   int      // how many bytes go out at a time; 0: all
-	known   []string // identities that a header named
 
 	mu    sync.Mutex
 	parts [][]byte // what came: in clear, and under TLS
@@ -218,20 +217,20 @@ func (g *game) connect(kind int) *player {
 }
 
 // reader keeps what comes until the connection ends, or TLS begins.
-func (w *player) reader(conn net.Conn, done chan struct{}) {
+func (p *player) reader(conn net.Conn, done chan struct{}) {
 	defer close(done)
 	buf := make([]byte, 4096)
 	for {
 		n, err := conn.Read(buf)
-		w.mu.Lock()
-		last := len(w.parts) - 1
-		w.parts[last] = append(w.parts[last], buf[:n]...)
+		p.mu.Lock()
+		last := len(p.parts) - 1
+		p.parts[last] = append(p.parts[last], buf[:n]...)
 		// A client stops reading in clear where TLS begins.
-		proceed := !w.secure && bytes.Contains(w.parts[last], []byte("<proceed "))
-		w.ended = w.ended || err != nil
-		w.mu.Unlock()
+		proceed := !p.secure && bytes.Contains(p.parts[last], []byte("<proceed "))
+		p.ended = p.ended || err != nil
+		p.mu.Unlock()
 		select {
-		case w.news <- struct{}{}:
+		case p.news <- struct{}{}:
 		default:
 		}
 		if err != nil || proceed {
@@ -241,22 +240,22 @@ func (w *player) reader(conn net.Conn, done chan struct{}) {
 }
 
 // text is what came on the current layer.
-func (w *player) text() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return string(w.parts[len(w.parts)-1])
+func (p *player) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return string(p.parts[len(p.parts)-1])
 }
 
 // await waits until one of the texts came behind from, or nothing more can come.
-func (w *player) await(from int, texts ...string) bool {
+func (p *player) await(from int, texts ...string) bool {
 	deadline := time.After(100 * time.Millisecond)
-	if w.tainted || w.gone {
+	if p.tainted || p.gone {
 		deadline = time.After(time.Millisecond)
 	}
 	for {
-		w.mu.Lock()
-		got, ended := string(w.parts[len(w.parts)-1]), w.ended
-		w.mu.Unlock()
+		p.mu.Lock()
+		got, ended := string(p.parts[len(p.parts)-1]), p.ended
+		p.mu.Unlock()
 		for _, text := range texts {
 			if strings.Contains(got[min(from, len(got)):], text) {
 				return true
@@ -266,191 +265,191 @@ func (w *player) await(from int, texts ...string) bool {
 			return false
 		}
 		select {
-		case <-w.news:
+		case <-p.news:
 		case <-deadline:
 			return false
 		}
 	}
 }
 
-func (w *player) say(text string) {
-	if w.gone {
+func (p *player) say(text string) {
+	if p.gone {
 		return
 	}
-	w.g.note("%d says %q", w.n, text)
-	if w.split == 0 {
-		w.send(text)
+	p.g.note("%d says %q", p.n, text)
+	p.g.blocked = p.g.blocked || strings.Contains(text, "<block ")
+	if p.split == 0 {
+		p.send(text)
 		return
 	}
 	for len(text) > 0 {
-		n := min(w.split, len(text))
-		w.send(text[:n])
+		n := min(p.split, len(text))
+		p.send(text[:n])
 		text = text[n:]
 	}
 }
 
 // does says something and waits for one of the answers, or the end of the stream.
-func (w *player) does(text string, answers ...string) bool {
-	from := len(w.text())
-	w.say(text)
-	return w.await(from, append(answers, closing)...)
+func (p *player) does(text string, answers ...string) bool {
+	from := len(p.text())
+	p.say(text)
+	return p.await(from, append(answers, closing)...)
 }
 
-func (w *player) domain() string { return w.g.far + ".b.test" }
+func (p *player) domain() string { return p.g.far + ".b.test" }
 
-func (w *player) header(kind int) {
+func (p *player) header(kind int) {
 	content, from, to := ns.Client, "", "a.test"
-	if w.server {
-		content, from = ns.Server, w.domain()
+	if p.server {
+		content, from = ns.Server, p.domain()
 	}
 	switch kind {
 	case 0:
 		to = "b.test"
 	case 1:
-		from = oneOf(w.g, "c.test", "a.test", "juliet@a.test", "mallory@a.test", w.g.far+".s.test")
+		from = oneOf(p.g, "c.test", "a.test", "juliet@a.test", "mallory@a.test", p.g.far+".s.test")
 	case 2:
-		content = oneOf(w.g, ns.Client, ns.Server)
+		content = oneOf(p.g, ns.Client, ns.Server)
 	}
-	w.opened = true
+	p.opened = true
 	if from != "" {
-		w.known = append(w.known, from)
 		from = " from='" + from + "'"
 	}
-	w.does(fmt.Sprintf("<?xml version='1.0'?><stream:stream xmlns='%s' xmlns:stream='%s' xmlns:db='%s'%s to='%s' version='1.0'>",
+	p.does(fmt.Sprintf("<?xml version='1.0'?><stream:stream xmlns='%s' xmlns:stream='%s' xmlns:db='%s'%s to='%s' version='1.0'>",
 		content, ns.Stream, ns.Dialback, from, to), endOfFeatures)
 }
 
-func (w *player) startTLS(kind int) {
+func (p *player) startTLS(kind int) {
 	if kind == 0 {
-		w.tainted = true
-		w.say(streamTLS + oneOf(w.g, " ", "<a/>", plain("", "juliet", "secret of juliet"), "\x16\x03"))
+		p.tainted = true
+		p.say(streamTLS + oneOf(p.g, " ", "<a/>", plain("", "juliet", "secret of juliet"), "\x16\x03"))
 		return
 	}
-	if w.secure || w.server && !w.opened {
-		w.say(streamTLS)
+	if p.secure || p.server && !p.opened {
+		p.say(streamTLS)
 		return
 	}
-	if w.does(streamTLS, "<proceed xmlns='"+ns.StartTLS+"'/>") && strings.Contains(w.text(), "<proceed ") && !w.gone {
-		<-w.done // the reader has stopped behind <proceed/>
-		w.handshake(kind)
+	if p.does(streamTLS, "<proceed xmlns='"+ns.StartTLS+"'/>") && strings.Contains(p.text(), "<proceed ") && !p.gone {
+		<-p.done // the reader has stopped behind <proceed/>
+		p.handshake(kind)
 		done := make(chan struct{})
-		w.done = done
-		go w.reader(w.conn, done)
+		p.done = done
+		go p.reader(p.conn, done)
 	}
 }
 
 // handshake puts TLS on a connection; a server's shows a certificate, or another one, or none.
-func (w *player) handshake(kind int) {
-	config := w.g.lab.clientTLS("a.test")
-	if w.server && kind > 0 {
+func (p *player) handshake(kind int) {
+	config := p.g.lab.clientTLS("a.test")
+	if p.server && kind > 0 {
 		name := "*.b.test"
 		if kind == 2 {
 			name = "*.s.test"
 		}
-		config.Certificates = []tls.Certificate{w.g.lab.keyPair(w.g.t, name)}
-		w.cert = kind == 1 || kind == 3
+		config.Certificates = []tls.Certificate{p.g.lab.keyPair(p.g.t, name)}
+		p.cert = kind == 1 || kind == 3
 	}
-	secured := tls.Client(w.tcp, config)
-	w.tcp.SetDeadline(time.Now().Add(time.Second))
+	secured := tls.Client(p.tcp, config)
+	p.tcp.SetDeadline(time.Now().Add(time.Second))
 	err := secured.Handshake()
-	w.limit(time.Minute)
-	w.g.note("%d TLS %v", w.n, err)
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	p.limit(time.Minute)
+	p.g.note("%d TLS %v", p.n, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err != nil {
-		w.gone = true
-		w.tcp.Close()
+		p.gone = true
+		p.tcp.Close()
 		return
 	}
-	w.conn, w.secure = secured, true
-	w.parts = append(w.parts, nil)
+	p.conn, p.secure = secured, true
+	p.parts = append(p.parts, nil)
 }
 
 // auth is SASL.
-func (w *player) auth(kind int) {
-	g := w.g
+func (p *player) auth(kind int) {
+	g := p.g
 	user := oneOf(g, users...)
 	switch kind {
 	case 0:
-		w.does(plain("", user, "secret of somebody"), "</failure>")
+		p.does(plain("", user, "secret of somebody"), "</failure>")
 	case 1:
-		w.does(plain(oneOf(g, "juliet", "juliet@a.test", "a.test"), "mallory", "secret of mallory"), "</failure>", "<success")
+		p.does(plain(oneOf(g, "juliet", "juliet@a.test", "a.test"), "mallory", "secret of mallory"), "</failure>", "<success")
 		// PLAIN with an authzid for oneself would be good, but these are for somebody else.
 	case 2:
-		w.does("<auth xmlns='"+ns.SASL+"' mechanism='"+oneOf(g, "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "EXTERNAL", "ANONYMOUS", "HT-SHA-256-NONE", "")+"'>"+
+		p.does("<auth xmlns='"+ns.SASL+"' mechanism='"+oneOf(g, "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "EXTERNAL", "ANONYMOUS", "HT-SHA-256-NONE", "")+"'>"+
 			base64.StdEncoding.EncodeToString([]byte(oneOf(g, "n,,n=juliet,r=abc", "n,a=juliet,n=mallory,r=abc", "", "y,,n=juliet,r=abc")))+"</auth>", "</failure>", "<challenge")
 	case 3:
-		w.does("<auth xmlns='"+ns.SASL+"' mechanism='PLAIN'/>", "<challenge", "</failure>")
+		p.does("<auth xmlns='"+ns.SASL+"' mechanism='PLAIN'/>", "<challenge", "</failure>")
 	case 4:
-		w.does("<response xmlns='"+ns.SASL+"'>"+base64.StdEncoding.EncodeToString([]byte("\x00juliet\x00secret of mallory"))+"</response>", "</failure>")
+		p.does("<response xmlns='"+ns.SASL+"'>"+base64.StdEncoding.EncodeToString([]byte("\x00juliet\x00secret of mallory"))+"</response>", "</failure>")
 	case 5, 6:
-		if w.server && w.cert && w.secure {
-			w.prove(w.domain())
+		if p.server && p.cert && p.secure {
+			p.prove(p.domain())
 		}
-		w.does("<auth xmlns='"+ns.SASL+"' mechanism='EXTERNAL'>"+oneOf(g, "=", base64.StdEncoding.EncodeToString([]byte(w.domain())),
+		p.does("<auth xmlns='"+ns.SASL+"' mechanism='EXTERNAL'>"+oneOf(g, "=", base64.StdEncoding.EncodeToString([]byte(p.domain())),
 			base64.StdEncoding.EncodeToString([]byte("c.test")))+"</auth>", "<success", "</failure>")
 	default:
-		if w.secure && !w.server {
-			w.prove(user + "@a.test")
+		if p.secure && !p.server {
+			p.prove(user + "@a.test")
 		}
-		w.does(plain("", user, "secret of "+user), "<success", "</failure>")
+		p.does(plain("", user, "secret of "+user), "<success", "</failure>")
 	}
 }
 
-func (w *player) prove(identity string) { w.proved = append(w.proved, identity) }
+func (p *player) prove(identity string) { p.proved = append(p.proved, identity) }
 
 // authenticate is SASL2 (XEP-0388), with and without Bind 2 (XEP-0386).
-func (w *player) authenticate(kind int) {
-	g := w.g
+func (p *player) authenticate(kind int) {
+	g := p.g
 	user := oneOf(g, users...)
 	password := "secret of " + user
 	if kind == 0 {
 		password = "secret of somebody"
-	} else if w.secure && !w.server {
-		w.prove(user + "@a.test")
+	} else if p.secure && !p.server {
+		p.prove(user + "@a.test")
 	}
 	inline := oneOf(g, "", "<bind xmlns='urn:xmpp:bind:0'/>", "<bind xmlns='urn:xmpp:bind:0'><tag>t</tag></bind>",
 		"<bind xmlns='urn:xmpp:bind:0'/><request-token xmlns='urn:xmpp:fast:0' mechanism='HT-SHA-256-NONE'/>",
 		"<user-agent id='d4565fa7-4d72-4749-b3d3-740edbf87770'><software>x</software></user-agent><bind xmlns='urn:xmpp:bind:0'/>")
-	w.does("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'><initial-response>"+
+	p.does("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'><initial-response>"+
 		base64.StdEncoding.EncodeToString([]byte("\x00"+user+"\x00"+password))+"</initial-response>"+inline+"</authenticate>",
 		"</success>", "</failure>", "<continue")
 }
 
-func (w *player) bind(resource string) {
+func (p *player) bind(resource string) {
 	if resource == "\u0001" {
 		resource = "&#127;"
 	}
-	w.does(fmt.Sprintf("<iq type='set' id='bind'><bind xmlns='%s'><resource>%s</resource></bind></iq>", ns.Bind, resource), "</iq>")
+	p.does(fmt.Sprintf("<iq type='set' id='bind'><bind xmlns='%s'><resource>%s</resource></bind></iq>", ns.Bind, resource), "</iq>")
 }
 
 var boundJID = regexp.MustCompile(`<jid>([^<]*)</jid>|<authorization-identifier>([^<]*/[^<]*)</authorization-identifier>`)
 
 // boundTo is the full JID that the server gave to the connection.
-func (w *player) boundTo() string {
-	if m := boundJID.FindStringSubmatch(w.text()); m != nil {
+func (p *player) boundTo() string {
+	if m := boundJID.FindStringSubmatch(p.text()); m != nil {
 		return m[1] + m[2]
 	}
 	return ""
 }
 
-func (w *player) isBound() bool { return !w.server && w.boundTo() != "" }
+func (p *player) isBound() bool { return !p.server && p.boundTo() != "" }
 
 // login does all that a client does.
 func (g *game) login(user, resource string) {
-	w := g.connect(0)
-	w.header(7)
-	w.startTLS(3)
-	if w.gone {
+	p := g.connect(0)
+	p.header(7)
+	p.startTLS(3)
+	if p.gone {
 		return
 	}
-	w.header(7)
-	w.prove(user + "@a.test")
-	w.does(plain("", user, "secret of "+user), "<success", "</failure>")
-	w.header(7)
-	w.bind(resource)
+	p.header(7)
+	p.prove(user + "@a.test")
+	p.does(plain("", user, "secret of "+user), "<success", "</failure>")
+	p.header(7)
+	p.bind(resource)
 	if g.pick(3) > 0 {
-		w.does("<presence/>", "<presence")
+		p.does("<presence/>", "<presence")
 	}
 }
 
@@ -475,53 +474,53 @@ func (g *game) target() string {
 }
 
 // sender chooses a from: the own one mostly, or somebody else's.
-func (w *player) sender() string {
-	if w.server {
-		own := "u@" + w.domain()
-		return "from='" + oneOf(w.g, own, own, own, own, own, own, own, own, own, own, own, own, w.domain(), "u@c.test", "juliet@a.test", "a.test",
-			"u@"+w.g.far+".s.test") + "' "
+func (p *player) sender() string {
+	if p.server {
+		own := "u@" + p.domain()
+		return "from='" + oneOf(p.g, own, own, own, own, own, own, own, own, own, own, own, own, p.domain(), "u@c.test", "juliet@a.test", "a.test",
+			"u@"+p.g.far+".s.test") + "' "
 	}
-	if w.g.pick(24) == 0 {
-		return "from='" + oneOf(w.g, "juliet@a.test", "mallory@a.test", "romeo@a.test/x", "a.test", "u@c.test") + "' "
+	if p.g.pick(24) == 0 {
+		return "from='" + oneOf(p.g, "juliet@a.test", "mallory@a.test", "romeo@a.test/x", "a.test", "u@c.test") + "' "
 	}
 	return ""
 }
 
-func (w *player) message(kind int) {
-	to := w.g.target()
-	w.say(fmt.Sprintf("<message %sto='%s' type='%s' id='%s'><body>x</body></message>", w.sender(), to,
-		[]string{"chat", "normal", "headline", "error"}[kind], w.g.mark(w, to, false)))
+func (p *player) message(kind int) {
+	to := p.g.target()
+	p.say(fmt.Sprintf("<message %sto='%s' type='%s' id='%s'><body>x</body></message>", p.sender(), to,
+		[]string{"chat", "normal", "headline", "error"}[kind], p.g.mark(p, to, false)))
 }
 
-func (w *player) presence(kind int) {
+func (p *player) presence(kind int) {
 	typ := []string{"", "", "unavailable", "subscribe", "subscribed", "unsubscribe", "unsubscribed", "probe", "error"}[kind]
 	if typ != "" {
 		typ = "type='" + typ + "' "
 	}
 	to := ""
-	if kind > 2 || w.server || w.g.pick(2) == 0 {
-		to = w.g.target()
+	if kind > 2 || p.server || p.g.pick(2) == 0 {
+		to = p.g.target()
 	}
 	address := ""
 	if to != "" {
 		address = "to='" + to + "' "
 	}
-	w.say(fmt.Sprintf("<presence %s%s%sid='%s'/>", w.sender(), address, typ, w.g.mark(w, to, false)))
+	p.say(fmt.Sprintf("<presence %s%s%sid='%s'/>", p.sender(), address, typ, p.g.mark(p, to, false)))
 }
 
-func (w *player) ask(kind int) {
-	to := w.g.target()
+func (p *player) ask(kind int) {
+	to := p.g.target()
 	payload := []string{"<query xmlns='jabber:iq:version'/>", "<ping xmlns='urn:xmpp:ping'/>", "<query xmlns='jabber:iq:roster'/>", "<x xmlns='urn:x'/>",
 		"<query xmlns='http://jabber.org/protocol/disco#info'/>", "<vCard xmlns='vcard-temp'/>", "<query xmlns='jabber:iq:last'/>", "<time xmlns='urn:xmpp:time'/>"}[kind]
-	w.say(fmt.Sprintf("<iq %sto='%s' type='%s' id='%s'>%s</iq>", w.sender(), to, oneOf(w.g, "get", "set"), w.g.mark(w, to, true), payload))
+	p.say(fmt.Sprintf("<iq %sto='%s' type='%s' id='%s'>%s</iq>", p.sender(), to, oneOf(p.g, "get", "set"), p.g.mark(p, to, true), payload))
 }
 
 // again sends the latest request of the connection a second time, with its id.
-func (w *player) again() {
-	for i := len(w.g.said) - 1; i >= 0; i-- {
-		if s := &w.g.said[i]; s.by == w && s.asks && !w.server {
+func (p *player) again() {
+	for i := len(p.g.said) - 1; i >= 0; i-- {
+		if s := &p.g.said[i]; s.by == p && s.asks && !p.server {
 			s.times++
-			w.say(fmt.Sprintf("<iq to='%s' type='get' id='%s'><ping xmlns='urn:xmpp:ping'/></iq>", s.to, w.g.id(i)))
+			p.say(fmt.Sprintf("<iq to='%s' type='get' id='%s'><ping xmlns='urn:xmpp:ping'/></iq>", s.to, p.g.id(i)))
 			return
 		}
 	}
@@ -533,14 +532,14 @@ var (
 )
 
 // requests are those that came and were not answered, as "from id".
-func (w *player) requests() []string {
+func (p *player) requests() []string {
 	var list []string
-	for _, tag := range startIQ.FindAllString(w.text(), -1) {
+	for _, tag := range startIQ.FindAllString(p.text(), -1) {
 		at := map[string]string{}
 		for _, m := range attribute.FindAllStringSubmatch(tag, -1) {
 			at[m[1]] = m[2] + m[3]
 		}
-		if (at["type"] == "get" || at["type"] == "set") && strings.HasPrefix(at["id"], w.g.far+"-") {
+		if (at["type"] == "get" || at["type"] == "set") && strings.HasPrefix(at["id"], p.g.far+"-") {
 			list = append(list, at["from"]+" "+at["id"])
 		}
 	}
@@ -548,38 +547,38 @@ func (w *player) requests() []string {
 }
 
 // answers replies to the latest request, as it should or otherwise.
-func (w *player) answers(kind int) {
-	list := w.requests()
+func (p *player) answers(kind int) {
+	list := p.requests()
 	if len(list) == 0 {
-		w.say(fmt.Sprintf("<iq type='result' id='%s' to='%s'/>", w.g.id(max(0, w.g.marks-1)), w.g.target()))
+		p.say(fmt.Sprintf("<iq type='result' id='%s' to='%s'/>", p.g.id(max(0, p.g.marks-1)), p.g.target()))
 		return
 	}
 	from, id, _ := strings.Cut(list[len(list)-1], " ")
 	switch kind {
 	case 0:
-		from = w.g.target()
+		from = p.g.target()
 	case 1:
-		id = w.g.id(0)
+		id = p.g.id(0)
 	}
-	w.say(fmt.Sprintf("<iq type='result' id='%s' to='%s'/>", id, from))
+	p.say(fmt.Sprintf("<iq type='result' id='%s' to='%s'/>", id, from))
 }
 
-func (w *player) dialback(kind int) {
-	from, to := w.domain(), "a.test"
-	switch w.g.pick(4) {
+func (p *player) dialback(kind int) {
+	from, to := p.domain(), "a.test"
+	switch p.g.pick(4) {
 	case 0:
-		from = oneOf(w.g, "c.test", "a.test", w.g.far+".s.test")
+		from = oneOf(p.g, "c.test", "a.test", p.g.far+".s.test")
 	case 1:
 		to = "c.test"
 	}
 	switch kind {
 	case 0, 1, 2:
-		w.does(fmt.Sprintf("<db:result xmlns:db='%s' from='%s' to='%s'>key</db:result>", ns.Dialback, from, to), "</db:result>", "/>")
+		p.does(fmt.Sprintf("<db:result xmlns:db='%s' from='%s' to='%s'>key</db:result>", ns.Dialback, from, to), "</db:result>", "/>")
 	case 3:
-		w.say(fmt.Sprintf("<db:verify xmlns:db='%s' from='%s' to='%s' id='x'>key</db:verify>", ns.Dialback, from, to))
+		p.say(fmt.Sprintf("<db:verify xmlns:db='%s' from='%s' to='%s' id='x'>key</db:verify>", ns.Dialback, from, to))
 	case 4:
-		w.say(fmt.Sprintf("<db:result xmlns:db='%s' from='%s' to='%s' type='valid'/>", ns.Dialback, from, to))
+		p.say(fmt.Sprintf("<db:result xmlns:db='%s' from='%s' to='%s' type='valid'/>", ns.Dialback, from, to))
 	case 5:
-		w.say(fmt.Sprintf("<db:verify xmlns:db='%s' from='%s' to='%s' id='x' type='valid'/>", ns.Dialback, from, to))
+		p.say(fmt.Sprintf("<db:verify xmlns:db='%s' from='%s' to='%s' id='x' type='valid'/>", ns.Dialback, from, to))
 	}
 }

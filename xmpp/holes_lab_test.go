@@ -49,10 +49,11 @@ func newTarget(t testing.TB, settings string, accounts ...string) *target {
 type wire struct {
 	t    testing.TB
 	tcp  *net.TCPConn
-	conn net.Conn // tcp, or TLS on it
-	to   string   // the domain
-	seen []byte   // everything that came
-	read int      // how much of it the test has dealt with
+	conn net.Conn      // tcp, or TLS on it
+	to   string        // the domain
+	wait time.Duration // for what is expected
+	seen []byte        // everything that came
+	read int           // how much of it the test has dealt with
 }
 
 const (
@@ -83,8 +84,11 @@ func (g *target) dialRaw(t testing.TB, key string) *wire {
 	return w
 }
 
-// limit bounds everything that the wire does from now on.
-func (w *wire) limit(d time.Duration) { w.tcp.SetDeadline(time.Now().Add(d)) }
+// limit bounds each wait from now on.
+func (w *wire) limit(d time.Duration) {
+	w.wait = d
+	w.tcp.SetDeadline(time.Now().Add(d))
+}
 
 // secure puts TLS on the connection, with a certificate to show or none.
 func (w *wire) secure(l *lab, cert *tls.Certificate) {
@@ -101,7 +105,10 @@ func (w *wire) secure(l *lab, cert *tls.Certificate) {
 }
 
 // send writes; what became of that shows in what can be read.
-func (w *wire) send(text string) { _, _ = io.WriteString(w.conn, text) }
+func (w *wire) send(text string) {
+	w.tcp.SetWriteDeadline(time.Now().Add(w.wait))
+	_, _ = io.WriteString(w.conn, text)
+}
 
 func (w *wire) sendf(format string, args ...any) { w.send(fmt.Sprintf(format, args...)) }
 
@@ -116,6 +123,7 @@ func (w *wire) more() error {
 // expect reads until the text comes, and returns what came up to its end.
 func (w *wire) expect(text string) string {
 	w.t.Helper()
+	w.tcp.SetDeadline(time.Now().Add(w.wait))
 	for {
 		if i := bytes.Index(w.seen[w.read:], []byte(text)); i >= 0 {
 			got := string(w.seen[w.read : w.read+i+len(text)])
@@ -132,6 +140,7 @@ func (w *wire) expect(text string) string {
 // closed its stream, so does the wire, whose server need not wait then.
 func (w *wire) rest() string {
 	w.t.Helper()
+	w.tcp.SetDeadline(time.Now().Add(w.wait))
 	for half := false; ; {
 		if !half && bytes.Contains(w.seen[w.read:], []byte(closing)) {
 			half = w.tcp.CloseWrite() == nil

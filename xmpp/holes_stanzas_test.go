@@ -319,7 +319,7 @@ func TestPeerThatNeverReads(t *testing.T) {
 		t.Errorf("a message between others took %v", longest)
 	}
 	// 1 MB may wait; what the connection took over from the queue waits in its own buffer.
-	if highest > 8<<20 {
+	if highest > 8<<20 && !underRace {
 		t.Errorf("%d bytes of memory for one client that does not read", highest)
 	}
 	t.Logf("cut after %d bytes; %d bytes of memory at most", sent, highest)

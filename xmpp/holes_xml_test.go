@@ -206,7 +206,7 @@ func TestMemoryBeforeLogin(t *testing.T) {
 				}
 				each := (used - idle - (idle - before)) / connections
 				t.Logf("%d bytes for a connection, %d more for %d bytes on it", (idle-before)/connections, each, len(text))
-				if each > factor*size {
+				if each > factor*size && !underRace {
 					t.Errorf("%d bytes of memory for %d bytes of input", each, len(text))
 				}
 			})
@@ -232,7 +232,6 @@ func TestSlowLoris(t *testing.T) {
 	}
 	pour := func(text string) func(*wire) {
 		return func(w *wire) {
-			w.limit(patience)
 			for {
 				if _, err := w.conn.Write([]byte(text)); err != nil {
 					return
@@ -298,7 +297,7 @@ func TestAMillionNestedElements(t *testing.T) {
 				before := heapAfter()
 				w.send("<message from='mallory@b.test' to='" + to + "'>" + nested)
 				w.rest()
-				if more := heapAfter() - before; more > 4<<20 {
+				if more := heapAfter() - before; more > 4<<20 && !underRace {
 					t.Errorf("%d bytes more are in use", more)
 				}
 			})
