@@ -16,10 +16,14 @@ import (
 // in the place of binding one.
 func (s *Server) management() stream.Feature {
 	return stream.Feature{
-		Name:   "stream management",
-		Needs:  stream.Secure | stream.Authenticated,
-		Claims: func(e element.Element) bool { return e.NS() == ns.SM },
-		Offer: func(*stream.Stream) []element.Element {
+		Name:    "stream management",
+		Needs:   stream.Secure | stream.Authenticated,
+		Quietly: true,
+		Claims:  func(e element.Element) bool { return e.NS() == ns.SM },
+		Offer: func(st *stream.Stream) []element.Element {
+			if o := clientOf(st).outlet; o != nil && o.asked {
+				return nil // enabled with Bind 2; @xmpp/client would do it again
+			}
 			return []element.Element{element.Leaf("sm", ns.SM, "")}
 		},
 		Handle: func(st *stream.Stream, e element.Element) (stream.Outcome, error) {
@@ -71,6 +75,7 @@ func (c *client) enable(e element.Element) error {
 
 // enabled answers <enable/>, and lets the session be resumed if the client wants that.
 func (o *outlet) enabled(enable element.Element) element.Element {
+	o.asked = true
 	w := element.Start("enabled", ns.SM)
 	if o.server.Resume > 0 && isTrue(enable.Attr("resume")) {
 		secret := rand.Text()

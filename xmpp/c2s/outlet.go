@@ -18,6 +18,7 @@ type outlet struct {
 	ledger  *stream.Ledger // has a lock of its own
 	session *session.Session
 
+	asked bool          // for stream management
 	id    key           // of resumption; zero: it cannot be resumed
 	grace time.Duration // how long the session lives without a stream
 

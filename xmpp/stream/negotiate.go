@@ -23,6 +23,9 @@ type Feature struct {
 	Claims func(e element.Element) bool
 	// Offer returns what <features/> says about it; nothing: not offered on this stream.
 	Offer func(s *Stream) []element.Element
+	// Quietly lets the feature be reached in its states also where it had nothing to offer, as after
+	// its negotiation with another feature.
+	Quietly bool
 	// Use is asked by the initiating side when the peer's features have arrived; it starts the
 	// negotiation and returns true, or leaves the feature alone.
 	Use func(s *Stream, offered element.Element) (bool, error)
@@ -161,7 +164,7 @@ func (s *Stream) dispatch(e element.Element) error {
 		if !f.Claims(e) || (s.Ready() && !f.available(s) && e.NS() == ns.Client) {
 			continue // e.g. a second <bind/>, which is an ordinary request by then
 		}
-		if !f.available(s) || (s.role.Initiates && s.active != i) || (!s.role.Initiates && !s.offered[i]) {
+		if !f.available(s) || (s.role.Initiates && s.active != i) || (!s.role.Initiates && !s.offered[i] && !f.Quietly) {
 			return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
 				Text: f.Name + " is not offered here"}
 		}
