@@ -205,7 +205,7 @@ func (s *Stream) Run(ctx context.Context) (err error) {
 			err = cause
 		}
 		s.ending.CompareAndSwap(nil, &ending{})
-		s.queue.flush()
+		_ = s.queue.exclusively(func() error { return nil }) // whoever writes now is done before we leave
 		s.role.Ended(s, err) // now: how long the peer takes to leave is of no interest to others
 		s.conn.Finish(s.role.Timing.Finish)
 		s.queue.close()
