@@ -176,6 +176,18 @@ func TestRepliesNobodyAskedFor(t *testing.T) {
 	reply(romeo, "<iq type='error' id='%s' to='juliet@a.test/x'><error type='cancel'><gone xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>", "1")
 	silence("an error for what was answered")
 
+	// Who may not be answered any more gets what he would if he asked now.
+	ask("blocked")
+	romeo.send("<iq type='set' id='block'><block xmlns='urn:xmpp:blocking'><item jid='juliet@a.test'/></block></iq>")
+	romeo.expect("id='block'")
+	reply(romeo, result, "blocked")
+	if got := elements(t, juliet.settled()); len(got) == 0 || got[0].attr("type") != "error" || got[0].attr("id") != "blocked" {
+		t.Errorf("for a reply that was blocked: %v", got)
+	}
+	romeo.send("<iq type='set' id='unblock'><unblock xmlns='urn:xmpp:blocking'/></iq>")
+	romeo.expect("id='unblock'")
+	juliet.settled()
+
 	// What was not answered is answered when the session ends, once.
 	ask("2")
 	romeo.send(closing)

@@ -210,8 +210,10 @@ func (s *Stream) Run(ctx context.Context) (err error) {
 			err = cause
 		}
 		s.ending.CompareAndSwap(nil, &ending{})
-		s.queue.flush()
-		s.role.Ended(s, err) // now: how long the peer takes to leave is of no interest to others
+		// Whoever writes now is done before we leave; how long the peer takes to leave is then of no
+		// interest to others.
+		_ = s.queue.exclusively(func() error { return nil })
+		s.role.Ended(s, err)
 		s.conn.Finish(s.role.Timing.Finish)
 		s.queue.close()
 	}()
