@@ -1,5 +1,6 @@
-// A client on @xmpp/client, for tests: it logs in by SASL2 and Bind 2 and asks for a token (XEP-0484).
-// Told "again" it cuts its connection and comes back, with the token; told "bye" it leaves. It tells
+// A client on @xmpp/client, for tests: it logs in by SASL2 and Bind 2, asks for a token (XEP-0484) and
+// enables stream management (XEP-0198). Told "again" it cuts its connection and comes back, with the
+// token, to resume its session; told "bye" it leaves. It tells
 // what happens to it, one line each on standard output.
 //
 // usage: client.js DOMAIN USER SCHEME ADDRESS PORT; the password is in $PASSWORD, the CA in
@@ -51,6 +52,7 @@ xmpp.on("online", async (full) => {
   tell("online", full.toString());
   await xmpp.send(xml("presence", {}, xml("status", {}, "xmpp.js is here")));
 });
+xmpp.streamManagement.on("resumed", () => tell("resumed"));
 xmpp.on("stanza", async (stanza) => {
   const body = stanza.is("message") && stanza.getChildText("body");
   if (!body) return;
