@@ -94,6 +94,7 @@ func newPlayground(f *testing.F) *playground {
 		[limits]
 		exempt = ['127.0.0.0/8']
 		login_attempts = 10
+		resume = '20ms' # a session that waits to be resumed is over soon
 		[federation]
 		resolver = '127.0.0.1:9'
 		connect_time = '2s'
