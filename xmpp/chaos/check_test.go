@@ -76,8 +76,8 @@ func (w *world) readArchive(ctx context.Context, a *account, into *archive) erro
 	if _, err := c.open(); err != nil {
 		return err
 	}
-	if _, err := c.ask("<authenticate xmlns='"+ns.SASL2+"' mechanism='PLAIN'><initial-response>"+plain(a.name)+
-		"</initial-response><bind xmlns='"+ns.Bind2+"'/></authenticate>", "success"); err != nil {
+	if _, err := c.authenticate(a.name, &w.keys, ns.SASL2, "<authenticate xmlns='"+ns.SASL2+
+		"' mechanism='SCRAM-SHA-1'><initial-response>%s</initial-response><bind xmlns='"+ns.Bind2+"'/></authenticate>"); err != nil {
 		return err
 	}
 	if _, err := c.next(); err != nil { // features

@@ -3,7 +3,6 @@ package chaos
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -215,21 +214,16 @@ func (d *device) resumption() string {
 	return fmt.Sprintf("<resume xmlns='%s' previd='%s' h='%d'/>", ns.SM, d.resumeID, d.handled)
 }
 
-// plain is what PLAIN sends.
-func plain(user string) string {
-	return base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
-}
-
 // enter logs in with SASL2 (XEP-0388), and with it resumes, or else binds (XEP-0386).
 func (d *device) enter(c *conversation) error {
 	if _, err := c.open(); err != nil {
 		return err
 	}
 	resume := d.resumption()
-	success, err := c.ask("<authenticate xmlns='"+ns.SASL2+"' mechanism='PLAIN'><initial-response>"+plain(d.account.name)+
-		"</initial-response><user-agent id='"+d.agent()+"'><software>chaos</software></user-agent>"+resume+
+	success, err := c.authenticate(d.account.name, &d.world.keys, ns.SASL2, "<authenticate xmlns='"+ns.SASL2+
+		"' mechanism='SCRAM-SHA-1'><initial-response>%s</initial-response><user-agent id='"+d.agent()+"'><software>chaos</software></user-agent>"+resume+
 		"<bind xmlns='"+ns.Bind2+"'><tag>"+d.label+"</tag><enable xmlns='"+carbons+"'/>"+
-		"<enable xmlns='"+ns.SM+"' resume='true'/></bind></authenticate>", "success")
+		"<enable xmlns='"+ns.SM+"' resume='true'/></bind></authenticate>")
 	if err != nil {
 		return err
 	}
@@ -255,7 +249,7 @@ func (d *device) enterStepwise(c *conversation) error {
 	if _, err := c.open(); err != nil {
 		return err
 	}
-	if _, err := c.ask("<auth xmlns='"+ns.SASL+"' mechanism='PLAIN'>"+plain(d.account.name)+"</auth>", "success"); err != nil {
+	if _, err := c.authenticate(d.account.name, &d.world.keys, ns.SASL, "<auth xmlns='"+ns.SASL+"' mechanism='SCRAM-SHA-1'>%s</auth>"); err != nil {
 		return err
 	}
 	c.parser.Reset()

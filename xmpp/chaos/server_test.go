@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp"
 	"tombolo/xmpp/auth"
@@ -74,7 +75,6 @@ func (s *settings) serve() error {
 	cfg.DataDir = s.Dir
 	cfg.Domain = []xmpp.Domain{{Name: domain, Certificate: s.file("crt.pem"), Key: s.file("key.pem")}}
 	cfg.Listen = xmpp.Listen{Client: []string{s.StartTLS}, ClientTLS: []string{s.DirectTLS}, Admin: "admin.sock"}
-	cfg.Auth.Plain = true
 	cfg.Limits.Resume = xmpp.Duration(window)
 	cfg.Limits.Exempt = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	store, err := bolt.Open(cfg.Database(), bolt.Options{BeforeCommit: stalls(s.Stall)})
@@ -141,19 +141,34 @@ func newServer(t *testing.T, accounts []*account) *server {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	// PLAIN against the cheapest keys: this is no test of passwords.
-	users, err := auth.NewAccounts(store, auth.Options{Iterations: 4096, Mechanisms: []string{"SCRAM-SHA-1"}})
-	if err != nil {
+	if err := addAccounts(t.Context(), store, accounts); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for _, a := range accounts {
-		if err := users.Create(ctx, jid.MustParse(a.address()), password); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return s
+}
+
+// addAccounts makes accounts that share their password and its salt.
+func addAccounts(ctx context.Context, store storage.Store, accounts []*account) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	users, err := auth.NewAccounts(store, auth.Options{Iterations: 4096, Mechanisms: []string{"SCRAM-SHA-1"}})
+	if err != nil {
+		return err
+	}
+	first := jid.MustParse(accounts[0].address())
+	if err := users.Create(ctx, first, password); err != nil {
+		return err
+	}
+	return store.Submit(func(tx storage.Tx) error {
+		one, err := tx.Accounts().Get(first)
+		for _, a := range accounts[1:] {
+			if err == nil {
+				one.JID = jid.MustParse(a.address())
+				err = tx.Accounts().Create(one)
+			}
+		}
+		return err
+	}).Wait(ctx)
 }
 
 // freeAddress is on a loopback address that no other test uses, so that a port that was free still

@@ -18,6 +18,7 @@ type world struct {
 	accounts []*account
 	devices  []*device
 	has      abilities
+	keys     salted
 	failed   chan struct{} // closed at the first failure
 	began    time.Time
 
