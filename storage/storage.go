@@ -77,11 +77,15 @@ type Tx interface {
 	Accounts() Accounts
 	Clients() Clients
 	Rosters() Rosters
+	Messages() Messages
+	Archive() Archive
 	Offline() Offline
+	Peers() Peers
 	LastPresence() LastPresence
 	Blocklists() Blocklists
-	Private() Documents // XEP-0049
-	VCards() Documents  // XEP-0054
+	Private() Documents  // XEP-0049
+	VCards() Documents   // XEP-0054
+	Settings() Documents // of features, such as XEP-0441
 	Secrets() Secrets
 }
 
@@ -191,23 +195,23 @@ type RosterItem struct {
 	PendingIn string
 }
 
-// Offline holds, in order of arrival, the messages that wait for an account (XEP-0160).
+// Offline holds, in order of arrival, the messages that wait for an account (XEP-0160). Messages adds them.
 type Offline interface {
-	// Append stores a message and returns its number, rising per store and never used twice.
-	// ErrFull when the account already holds max messages (0: no limit).
-	Append(owner jid.JID, m OfflineMessage, max int) (uint64, error)
 	// List returns up to limit messages (0: all) with a number above after.
 	List(owner jid.JID, after uint64, limit int) ([]OfflineMessage, error)
 	// Delete removes the messages up to and including the number through.
 	Delete(owner jid.JID, through uint64) error
+	// DeleteArchived removes the messages that are in the archive of the account.
+	DeleteArchived(owner jid.JID) error
 	Count(owner jid.JID) (int, error)
 }
 
 // An OfflineMessage is a message as it will be delivered, without its delay element.
 type OfflineMessage struct {
-	Number   uint64 // set by Append
+	Number   uint64 // rising per store, never used twice
 	Received time.Time
 	Stanza   string
+	ID       uint64 // in the archive of the account; 0: it is not there
 }
 
 // LastPresence keeps the last unavailable presence of each account and when it was sent, for

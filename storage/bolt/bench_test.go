@@ -52,7 +52,7 @@ func BenchmarkOfflineAppend(b *testing.B) {
 	for i := range owners {
 		owners[i] = jid.MustParse(fmt.Sprintf("user%d@capulet.example", i))
 	}
-	m := storage.OfflineMessage{Received: time.Now(), Stanza: strings.Repeat("m", 300)}
+	m := storage.Message{At: time.Now(), Stanza: strings.Repeat("m", 300)}
 	b.ReportAllocs()
 	b.ResetTimer()
 	var last *storage.Ticket
@@ -60,10 +60,9 @@ func BenchmarkOfflineAppend(b *testing.B) {
 		if err := s.Admit(b.Context()); err != nil {
 			b.Fatal(err)
 		}
-		last = s.Submit(func(tx storage.Tx) error {
-			_, err := tx.Offline().Append(owners[i*7919%len(owners)], m, 0)
-			return err
-		})
+		m := m
+		m.Offline = owners[i*7919%len(owners)]
+		last = s.Submit(func(tx storage.Tx) error { return tx.Messages().Add(m) })
 	}
 	if err := last.Wait(context.Background()); err != nil {
 		b.Fatal(err)

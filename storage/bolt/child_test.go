@@ -73,7 +73,7 @@ func crashStanza(pid, writer, i int) string {
 }
 
 // appendUntilKilled stores offline messages from several goroutines and reports each one when it
-// is durable, in a line "writer number pid i".
+// is durable, in a line "writer pid i".
 func appendUntilKilled(path string) error {
 	s, err := Open(path, Options{})
 	if err != nil {
@@ -84,14 +84,10 @@ func appendUntilKilled(path string) error {
 	for w := range crashWriters {
 		go func() {
 			for i := 0; ; i++ {
-				var number uint64
-				err := s.Submit(func(tx storage.Tx) (err error) {
-					m := storage.OfflineMessage{Received: time.Now(), Stanza: crashStanza(pid, w, i)}
-					number, err = tx.Offline().Append(crashOwner(w), m, 0)
-					return err
-				}).Wait(context.Background())
+				m := storage.Message{At: time.Now(), Stanza: crashStanza(pid, w, i), Offline: crashOwner(w)}
+				err := s.Submit(func(tx storage.Tx) error { return tx.Messages().Add(m) }).Wait(context.Background())
 				if err == nil {
-					_, err = fmt.Fprintln(os.Stdout, w, number, pid, i) // one write(2)
+					_, err = fmt.Fprintln(os.Stdout, w, pid, i) // one write(2)
 				}
 				if err != nil {
 					errs <- err
@@ -166,8 +162,7 @@ func readDuringSlowSync(path string) error {
 	}
 	start := time.Now()
 	second := s.Submit(func(tx storage.Tx) error {
-		_, err := tx.Offline().Append(crowded, storage.OfflineMessage{Stanza: "<message id='second'/>"}, 0)
-		return err
+		return tx.Messages().Add(storage.Message{Stanza: "<message id='second'/>", Offline: crowded})
 	})
 	for count := 0; count < 2; {
 		err := s.View(func(tx storage.Tx) (err error) { count, err = tx.Offline().Count(crowded); return err })
@@ -233,8 +228,7 @@ func appendOne(s *Store, stanza string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return s.Submit(func(tx storage.Tx) error {
-		_, err := tx.Offline().Append(crowded, storage.OfflineMessage{Stanza: stanza}, 0)
-		return err
+		return tx.Messages().Add(storage.Message{Stanza: stanza, Offline: crowded})
 	}).Wait(ctx)
 }
 

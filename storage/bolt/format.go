@@ -27,6 +27,7 @@ type format struct {
 // current is the format that this program writes. Change the file by adding a migration to it.
 var current = format{migrations: []func(*bbolt.Tx) error{
 	addClients,
+	addArchives,
 }}
 
 // addClients makes room for the clients of accounts. The rows of accounts, which have a generation
@@ -34,6 +35,17 @@ var current = format{migrations: []func(*bbolt.Tx) error{
 func addClients(tx *bbolt.Tx) error {
 	_, err := tx.CreateBucketIfNotExists([]byte("clients"))
 	return err
+}
+
+// addArchives makes room for messages in archives and for what peers have not acknowledged. Offline
+// messages stay as they are: a new one refers to its message, and those from before are one.
+func addArchives(tx *bbolt.Tx) error {
+	for _, name := range []string{"settings", "messages", "held", "archives", "owners", "peers", "counts", "spool", "marks"} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f format) version() uint32 { return uint32(len(f.migrations)) + 1 }

@@ -46,8 +46,7 @@ func fillStore(t *testing.T, path string) {
 		if err := tx.Blocklists().Add(juliet, jid.MustParse("romeo@montague.example")); err != nil {
 			return err
 		}
-		_, err := tx.Offline().Append(juliet, storage.OfflineMessage{Received: time.Now(), Stanza: "<message/>"}, 0)
-		return err
+		return tx.Messages().Add(storage.Message{At: time.Now(), Stanza: "<message/>", Offline: juliet})
 	}).Wait(within(t))
 	if err != nil {
 		t.Fatal(err)
@@ -116,14 +115,14 @@ func TestMigration(t *testing.T) {
 
 	// A step that fails changes nothing, whatever the steps before it did.
 	failing := format{migrations: append(slices.Clip(next.migrations), func(*bbolt.Tx) error { return errors.New("oops") })}
-	if _, err := open(path, Options{}, failing); err == nil || !strings.Contains(err.Error(), "from format 3 to 4: oops") {
+	if _, err := open(path, Options{}, failing); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("from format %d to %d: oops", next.version(), next.version()+1)) {
 		t.Errorf("failing migration: %v", err)
 	}
 	checkFilled(t, path, current)
 
 	checkFilled(t, path, next)
 	checkFilled(t, path, next) // the second time there is nothing to do
-	copied := path + ".v2"
+	copied := fmt.Sprintf("%s.v%d", path, current.version())
 	if err := Verify(copied); err != nil {
 		t.Errorf("copy of the old file: %v", err)
 	}
@@ -134,7 +133,7 @@ func TestMigration(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Open(path, Options{})
-	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "format 3") {
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), fmt.Sprint("format ", next.version())) {
 		t.Errorf("Open of a newer file: %v", err)
 	}
 	if err := Verify(path); !errors.Is(err, ErrNewer) {

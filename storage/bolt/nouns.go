@@ -1,10 +1,8 @@
 package bolt
 
 import (
-	"encoding/binary"
 	"fmt"
 	"iter"
-	"math"
 	"time"
 
 	"tombolo/storage"
@@ -66,6 +64,12 @@ func (a accounts) Delete(account jid.JID) error {
 
 // erase removes every row of an owner.
 func (t *txn) erase(owner []byte) error {
+	if err := t.eraseOffline(owner); err != nil {
+		return err
+	}
+	if err := t.retire(owner); err != nil {
+		return err
+	}
 	for in := range buckets {
 		if !buckets[in].owned {
 			continue
@@ -190,114 +194,6 @@ func (r rosters) Delete(owner, contact jid.JID, version uint64) error {
 		return fmt.Errorf("delete roster item %s of %s: %w", contact, owner, err)
 	}
 	return nil
-}
-
-type offline struct{ *txn }
-
-func (o offline) Append(owner jid.JID, m storage.OfflineMessage, max int) (uint64, error) {
-	fail := func(err error) (uint64, error) {
-		return 0, fmt.Errorf("append offline message of %s: %w", owner, err)
-	}
-	if !o.writable {
-		return fail(storage.ErrReadOnly)
-	}
-	key := ownerKey(owner)
-	count, err := o.count(key)
-	if err != nil {
-		return fail(err)
-	}
-	if max > 0 && count >= uint64(max) {
-		return fail(storage.ErrFull)
-	}
-	// A number taken by an operation that then fails is skipped.
-	number, err := o.bucket(inOffline).NextSequence()
-	if err != nil {
-		return fail(err)
-	}
-	if err := o.put(inOffline, key, encodeNumber(count+1)); err != nil {
-		return fail(err)
-	}
-	if err := o.put(inOffline, numberKey(key, number), encodeStanza(m.Received, m.Stanza)); err != nil {
-		return fail(err)
-	}
-	return number, nil
-}
-
-func (o offline) List(owner jid.JID, after uint64, limit int) ([]storage.OfflineMessage, error) {
-	var list []storage.OfflineMessage
-	if after == math.MaxUint64 {
-		return nil, nil
-	}
-	key := ownerKey(owner)
-	for k, value := range o.scan(inOffline, key, numberKey(key, after+1)) {
-		at, stanza, err := decodeStanza(value)
-		if err != nil {
-			return nil, damaged(inOffline, k, err)
-		}
-		number := binary.BigEndian.Uint64(k[len(key):])
-		list = append(list, storage.OfflineMessage{Number: number, Received: at, Stanza: stanza})
-		if len(list) == limit {
-			break
-		}
-	}
-	return list, nil
-}
-
-func (o offline) Delete(owner jid.JID, through uint64) error {
-	fail := func(err error) error {
-		return fmt.Errorf("delete offline messages of %s: %w", owner, err)
-	}
-	if !o.writable {
-		return fail(storage.ErrReadOnly)
-	}
-	key := ownerKey(owner)
-	count, err := o.count(key)
-	if err != nil {
-		return fail(err)
-	}
-	left := count
-	for k := range o.scan(inOffline, key, numberKey(key, 0)) {
-		if binary.BigEndian.Uint64(k[len(key):]) > through {
-			break
-		}
-		if err := o.delete(inOffline, k); err != nil {
-			return fail(err)
-		}
-		left--
-	}
-	switch {
-	case left == count:
-	case left == 0:
-		err = o.delete(inOffline, key)
-	default:
-		err = o.put(inOffline, key, encodeNumber(left))
-	}
-	if err != nil {
-		return fail(err)
-	}
-	return nil
-}
-
-func (o offline) Count(owner jid.JID) (int, error) {
-	n, err := o.count(ownerKey(owner))
-	if err != nil {
-		return 0, fmt.Errorf("count offline messages of %s: %w", owner, err)
-	}
-	return int(n), nil
-}
-
-// count reads how many messages an owner has, which a row says: counting them would make each
-// append as slow as the queue is long.
-func (o offline) count(owner []byte) (uint64, error) {
-	value := o.get(inOffline, owner)
-	if value == nil {
-		return 0, nil
-	}
-	n, err := decodeNumber(value)
-	if err != nil {
-		return 0, damaged(inOffline, owner, err)
-	}
-	return n, nil
 }
 
 type lastPresence struct{ *txn }

@@ -25,6 +25,15 @@ const (
 	inVCards
 	inSecrets
 	inClients
+	inSettings
+	inMessages
+	inHeld
+	inArchives
+	inOwners
+	inPeers
+	inCounts
+	inSpool
+	inMarks
 )
 
 // buckets are the names in the file, what each says in an error, whether its keys begin with an
@@ -43,17 +52,36 @@ var buckets = [...]struct {
 	inVCards:     {"vcards", "vCard", true, checkDocument},
 	inSecrets:    {"secrets", "secret", false, checkSecret},
 	inClients:    {"clients", "client", true, checkClient},
+	inSettings:   {"settings", "settings", true, checkDocument},
+	inMessages:   {"messages", "message", false, checkMessage},
+	inHeld:       {"held", "references to message", false, checkNumbered},
+	inArchives:   {"archives", "archive", true, checkArchive},
+	inOwners:     {"owners", "owner of archive", false, checkOwner},
+	inPeers:      {"peers", "peer", false, checkPeer},
+	inCounts:     {"counts", "count of peer", false, checkNumbered},
+	inSpool:      {"spool", "spooled message", false, checkSpool},
+	inMarks:      {"marks", "mark", false, checkMark},
 }
 
 // Keys.
 //
 //	account, last presence   owner
 //	roster                   owner: its version; owner contact: an item
-//	offline                  owner: how many; owner number (8 bytes): a message
+//	offline                  owner: how many; owner number: a message, or the number of one in messages
 //	blocklist                owner blocked
-//	private, vcards          owner key
+//	private, vcards, settings  owner key
 //	clients                  owner identifier
 //	secrets                  name
+//	messages                 number: a message (see messages.go)
+//	held                     number of a message: how many rows of offline and spool refer to it
+//	archives                 owner: the number of the archive
+//	owners                   number of an archive: its owner
+//	peers                    number: a peer
+//	counts                   number of a peer: how many of its stanzas are handled
+//	spool                    number of a peer, number of the stanza: the number of a message, and its form
+//	marks                    name: a number
+//
+// A number is 8 bytes, big-endian.
 //
 // An owner is domain NUL local NUL, any other JID domain NUL local NUL resource. No part of a JID
 // holds NUL (RFC 7622), so no owner's key is a prefix of another's, and keys are in JID order.
@@ -96,6 +124,15 @@ func parseJID(key []byte) (jid.JID, error) {
 	return jid.Parse(string(form))
 }
 
+// key is a key of numbers.
+func key(numbers ...uint64) []byte {
+	k := make([]byte, 0, 8*len(numbers))
+	for _, n := range numbers {
+		k = binary.BigEndian.AppendUint64(k, n)
+	}
+	return k
+}
+
 // numberKey is the key of an owner's offline message. Big-endian: in order of number.
 func numberKey(owner []byte, number uint64) []byte {
 	return binary.BigEndian.AppendUint64(bytes.Clone(owner), number)
@@ -108,6 +145,7 @@ func numberKey(owner []byte, number uint64) []byte {
 const (
 	rowVersion     = 1
 	accountVersion = 2 // with a generation; in rows of version 1 it is 0
+	offlineVersion = 2 // refers to a message; rows of version 1 are one
 )
 
 var errDamaged = errors.New("row is damaged")
@@ -356,6 +394,25 @@ func decodeStanza(value []byte) (at time.Time, stanza string, err error) {
 	return at, stanza, d.end()
 }
 
+// encodeOffline is an offline message that is kept in messages.
+func encodeOffline(number uint64) []byte {
+	e := newRow(0)
+	e[0] = offlineVersion
+	e.uint(number)
+	return e
+}
+
+// decodeOffline returns the number of the message, or if that is 0 the message itself.
+func decodeOffline(value []byte) (number uint64, at time.Time, stanza string, err error) {
+	if len(value) > 0 && value[0] == rowVersion {
+		at, stanza, err = decodeStanza(value)
+		return 0, at, stanza, err
+	}
+	d, _ := readVersionedRow(value, offlineVersion)
+	number = d.uint()
+	return number, at, "", d.end()
+}
+
 // A blob is a value with nothing to it: a document, a secret, or (empty) a mere entry.
 
 func encodeBlob(blob string) []byte { return append(newRow(len(blob)), blob...) }
@@ -404,7 +461,7 @@ func checkOffline(key, value []byte) error {
 	case 0:
 		_, err = decodeNumber(value)
 	case 8:
-		_, _, err = decodeStanza(value)
+		_, _, _, err = decodeOffline(value)
 	default:
 		err = errDamaged
 	}

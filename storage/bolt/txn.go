@@ -32,11 +32,15 @@ type write struct {
 func (t *txn) Accounts() storage.Accounts         { return accounts{t} }
 func (t *txn) Clients() storage.Clients           { return clients{t} }
 func (t *txn) Rosters() storage.Rosters           { return rosters{t} }
+func (t *txn) Messages() storage.Messages         { return messages{t} }
+func (t *txn) Archive() storage.Archive           { return archive{t} }
 func (t *txn) Offline() storage.Offline           { return offline{t} }
+func (t *txn) Peers() storage.Peers               { return peers{t} }
 func (t *txn) LastPresence() storage.LastPresence { return lastPresence{t} }
 func (t *txn) Blocklists() storage.Blocklists     { return blocklists{t} }
 func (t *txn) Private() storage.Documents         { return documents{t, inPrivate} }
 func (t *txn) VCards() storage.Documents          { return documents{t, inVCards} }
+func (t *txn) Settings() storage.Documents        { return documents{t, inSettings} }
 func (t *txn) Secrets() storage.Secrets           { return secrets{t} }
 
 func (t *txn) bucket(in bucket) *bbolt.Bucket {
@@ -58,6 +62,17 @@ func (t *txn) put(in bucket, key, value []byte) error {
 	}
 	b := t.bucket(in)
 	t.undo = append(t.undo, write{in, key, b.Get(key)})
+	return b.Put(key, value)
+}
+
+// append sets a key that is not there and sorts behind all others.
+func (t *txn) append(in bucket, key, value []byte) error {
+	if !t.writable {
+		return storage.ErrReadOnly
+	}
+	b := t.bucket(in)
+	b.FillPercent = 1 // nothing will ever be put between
+	t.undo = append(t.undo, write{in, key, nil})
 	return b.Put(key, value)
 }
 

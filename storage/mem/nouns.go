@@ -76,11 +76,13 @@ func (tx *txn) erase(account jid.JID) error {
 		func() error { return remove(tx, tx.accounts, account) },
 		func() error { return remove(tx, tx.clients, account) },
 		func() error { return remove(tx, tx.rosters, account) },
-		func() error { return remove(tx, tx.offline, account) },
+		func() error { return tx.eraseOffline(account) },
+		func() error { return tx.eraseArchive(account) },
 		func() error { return remove(tx, tx.presence, account) },
 		func() error { return remove(tx, tx.blocked, account) },
 		func() error { return remove(tx, tx.private, account) },
 		func() error { return remove(tx, tx.vcards, account) },
+		func() error { return remove(tx, tx.settings, account) },
 	} {
 		if err := remove(); err != nil {
 			return err
@@ -216,55 +218,6 @@ func cloneItem(item storage.RosterItem) storage.RosterItem {
 	item.Groups = slices.Clone(item.Groups)
 	return item
 }
-
-type offline struct{ *txn }
-
-func (o offline) Append(owner jid.JID, m storage.OfflineMessage, max int) (uint64, error) {
-	owner = owner.Bare().Clone()
-	queue := o.offline[owner]
-	if max > 0 && len(queue) >= max {
-		return 0, fmt.Errorf("append offline message of %s: %w", owner, storage.ErrFull)
-	}
-	m.Number = o.number[struct{}{}] + 1
-	m.Received = m.Received.UTC().Round(0)
-	if err := put(o.txn, o.number, struct{}{}, m.Number); err != nil {
-		return 0, fmt.Errorf("append offline message of %s: %w", owner, err)
-	}
-	return m.Number, put(o.txn, o.offline, owner, append(queue, m))
-}
-
-func (o offline) List(owner jid.JID, after uint64, limit int) ([]storage.OfflineMessage, error) {
-	var list []storage.OfflineMessage
-	for _, m := range o.offline[owner.Bare()] {
-		if m.Number <= after {
-			continue
-		}
-		if list = append(list, m); len(list) == limit {
-			break
-		}
-	}
-	return list, nil
-}
-
-func (o offline) Delete(owner jid.JID, through uint64) error {
-	owner = owner.Bare()
-	queue := o.offline[owner]
-	for len(queue) > 0 && queue[0].Number <= through {
-		queue = queue[1:]
-	}
-	var err error
-	if len(queue) == 0 {
-		err = remove(o.txn, o.offline, owner)
-	} else {
-		err = put(o.txn, o.offline, owner, queue)
-	}
-	if err != nil {
-		return fmt.Errorf("delete offline messages of %s: %w", owner, err)
-	}
-	return nil
-}
-
-func (o offline) Count(owner jid.JID) (int, error) { return len(o.offline[owner.Bare()]), nil }
 
 type presence struct {
 	stanza string

@@ -66,7 +66,7 @@ func write(tx storage.Tx, j jid.JID) error {
 		}
 	}
 	for _, text := range []string{"one", "two"} {
-		if _, err := tx.Offline().Append(j, message(text), 0); err != nil {
+		if err := tx.Messages().Add(waits(j, text, 0)); err != nil {
 			return err
 		}
 	}
@@ -450,28 +450,30 @@ func testRosterInOrder(t *testing.T, s storage.Store) {
 }
 
 func testOffline(t *testing.T, s storage.Store) {
-	var numbers []uint64
 	for i := range 10 {
 		for _, owner := range []jid.JID{juliet, juliet2} {
-			do(t, s, func(tx storage.Tx) error {
-				n, err := tx.Offline().Append(owner, message(fmt.Sprint(i)), 0)
-				if owner == juliet {
-					numbers = append(numbers, n)
-				}
-				return err
-			})
+			do(t, s, func(tx storage.Tx) error { return tx.Messages().Add(waits(owner, fmt.Sprint(i), 0)) })
 		}
 	}
+	var numbers []uint64
+	view(t, s, func(tx storage.Tx) error {
+		messages, err := tx.Offline().List(juliet, 0, 0)
+		for _, m := range messages {
+			numbers = append(numbers, m.Number)
+		}
+		return err
+	})
+	equal(t, "messages", len(numbers), 10)
 	list := func(after uint64, limit int) (got []string) {
 		view(t, s, func(tx storage.Tx) error {
 			messages, err := tx.Offline().List(juliet, after, limit)
 			for _, m := range messages {
 				got = append(got, strings.Trim(m.Stanza, "</>abdegmosy"))
-				if !m.Received.Equal(message("").Received) || m.Received.Location() != time.UTC {
+				if !m.Received.Equal(waits(juliet, "", 0).At) || m.Received.Location() != time.UTC {
 					t.Errorf("received %v", m.Received)
 				}
 				if !slices.Contains(numbers, m.Number) {
-					t.Errorf("number %d was never given out", m.Number)
+					t.Errorf("number %d is new", m.Number)
 				}
 			}
 			return err
@@ -504,8 +506,7 @@ func testOffline(t *testing.T, s storage.Store) {
 func testOfflineFull(t *testing.T, s storage.Store) {
 	add := func(max int) error {
 		return try(t, s, func(tx storage.Tx) error {
-			_, err := tx.Offline().Append(juliet, message("m"), max)
-			return err
+			return tx.Messages().Add(waits(juliet, "m", max))
 		})
 	}
 	for i := range 3 {
@@ -532,9 +533,14 @@ func testOfflineNumbers(t *testing.T, s storage.Store) {
 		owner := []jid.JID{juliet, nurse}[i%2]
 		var n uint64
 		do(t, s, func(tx storage.Tx) (err error) {
-			if n, err = tx.Offline().Append(owner, message("m"), 0); err != nil {
+			if err := tx.Messages().Add(waits(owner, "m", 0)); err != nil {
 				return err
 			}
+			list, err := tx.Offline().List(owner, 0, 0)
+			if err != nil || len(list) != 1 {
+				return fmt.Errorf("%d messages, %w", len(list), err)
+			}
+			n = list[0].Number
 			return tx.Offline().Delete(owner, n)
 		})
 		if n <= last {

@@ -163,10 +163,13 @@ func equal(t *testing.T, what string, got, want any) {
 	}
 }
 
-func message(text string) storage.OfflineMessage {
-	return storage.OfflineMessage{
-		Received: time.Date(2024, 2, 29, 12, 0, 0, 123456789, time.UTC),
-		Stanza:   "<message><body>" + text + "</body></message>",
+// waits is a message that waits for owner, who may have max of them.
+func waits(owner jid.JID, text string, max int) storage.Message {
+	return storage.Message{
+		At:         time.Date(2024, 2, 29, 12, 0, 0, 123456789, time.UTC),
+		Stanza:     "<message><body>" + text + "</body></message>",
+		Offline:    owner,
+		OfflineMax: max,
 	}
 }
 
@@ -235,12 +238,12 @@ func testFailedBesideOthers(t *testing.T, s storage.Store) {
 	var fns []func(storage.Tx) error
 	var want []string
 	for i := range n {
-		m := message(fmt.Sprint(i))
+		m := waits(juliet, fmt.Sprint(i), 0)
 		if i%3 != 1 {
 			want = append(want, m.Stanza)
 		}
 		fns = append(fns, func(tx storage.Tx) error {
-			if _, err := tx.Offline().Append(juliet, m, 0); err != nil {
+			if err := tx.Messages().Add(m); err != nil {
 				return err
 			}
 			if i%3 == 1 {
@@ -309,8 +312,7 @@ func testConcurrentSubmit(t *testing.T, s storage.Store) {
 					return
 				}
 				ticket := s.Submit(func(tx storage.Tx) error {
-					_, err := tx.Offline().Append(owner, message(fmt.Sprint(i)), 0)
-					return err
+					return tx.Messages().Add(waits(owner, fmt.Sprint(i), 0))
 				})
 				if err := wait(ticket); err != nil {
 					t.Error(err)
@@ -411,8 +413,7 @@ func testCloseDrains(t *testing.T, s storage.Store) {
 	var tickets []*storage.Ticket
 	for range 2500 {
 		tickets = append(tickets, s.Submit(func(tx storage.Tx) error {
-			_, err := tx.Offline().Append(juliet, message("late"), 0)
-			return err
+			return tx.Messages().Add(waits(juliet, "late", 0))
 		}))
 	}
 	if err := s.Close(); err != nil {

@@ -85,8 +85,7 @@ func testLargeValues(t *testing.T, s storage.Store) {
 		if err := tx.Rosters().Put(juliet, storage.RosterItem{Contact: romeo, Name: large}, 1); err != nil {
 			return err
 		}
-		_, err := tx.Offline().Append(juliet, storage.OfflineMessage{Stanza: large}, 0)
-		return err
+		return tx.Messages().Add(storage.Message{Stanza: large, Offline: juliet})
 	})
 	view(t, s, func(tx storage.Tx) error {
 		xml, err := tx.Private().Get(juliet, "large")

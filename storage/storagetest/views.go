@@ -21,7 +21,7 @@ func testViewIsReadOnly(t *testing.T, s storage.Store) {
 		"delete client":   func(tx storage.Tx) error { return tx.Clients().Delete(juliet, "phone") },
 		"put item":        func(tx storage.Tx) error { return tx.Rosters().Put(juliet, storage.RosterItem{Contact: romeo}, 9) },
 		"delete item":     func(tx storage.Tx) error { return tx.Rosters().Delete(juliet, romeo, 9) },
-		"append message":  func(tx storage.Tx) error { _, err := tx.Offline().Append(juliet, message("m"), 0); return err },
+		"add message":     func(tx storage.Tx) error { return tx.Messages().Add(waits(juliet, "m", 0)) },
 		"delete messages": func(tx storage.Tx) error { return tx.Offline().Delete(juliet, 1<<63) },
 		"put presence":    func(tx storage.Tx) error { return tx.LastPresence().Put(juliet, "", time.Now()) },
 		"block":           func(tx storage.Tx) error { return tx.Blocklists().Add(juliet, odysseus) },

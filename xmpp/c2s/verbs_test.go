@@ -237,8 +237,7 @@ func TestUserDelete(t *testing.T) {
 	o.bind("juliet@a.test/1", "romeo@b.test/1")
 	juliet := jid.MustParse("juliet@a.test")
 	err := o.host.Store.Submit(func(tx storage.Tx) error {
-		_, err := tx.Offline().Append(juliet, storage.OfflineMessage{Stanza: "<message/>"}, 0)
-		return err
+		return tx.Messages().Add(storage.Message{Stanza: "<message/>", Offline: juliet})
 	}).Wait(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -90,13 +90,10 @@ func (o *offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
 		return hook.Pass
 	}
 	owner, message := u.JID(), *st
-	row := storage.OfflineMessage{Received: o.host.Now(), Stanza: st.Element.String()}
+	row := storage.Message{At: o.host.Now(), Stanza: st.Element.String(), Offline: owner, OfflineMax: o.max}
 	box := o.boxes.Get(u)
 	box.waiting = true
-	box.last = u.Submit(func(tx storage.Tx) error {
-		_, err := tx.Offline().Append(owner, row, o.max)
-		return err
-	})
+	box.last = u.Submit(func(tx storage.Tx) error { return tx.Messages().Add(row) })
 	message.Hold() // to acknowledge it is to say that it is kept (XEP-0198 section 4)
 	box.last.Then(func(err error) {
 		if err != nil {

@@ -1,0 +1,318 @@
+package bolt
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unsafe"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+)
+
+// A message is a row of messages: what was written, once, in order of the commits. Archives, the offline
+// queue and the spool refer to it by its number.
+type message struct {
+	at     time.Time
+	places []place // the archives that it entered; some may have lost it since
+	stanza string
+}
+
+// A place is a message's in an archive.
+type place struct {
+	archive uint64 // its number, in owners
+	id      uint64
+	with    string // a JID
+}
+
+func (m message) encode() []byte {
+	e := newRow(48 + len(m.stanza) + 64*len(m.places))
+	e.time(m.at)
+	e.uint(uint64(len(m.places)))
+	for _, p := range m.places {
+		e.uint(p.archive)
+		e.uint(p.id)
+		e.string(p.with)
+	}
+	return append(e, m.stanza...)
+}
+
+// peekMessage reads a row without copying it: the strings end with the transaction.
+func peekMessage(value []byte) (m message, err error) {
+	if len(value) == 0 || value[0] != rowVersion {
+		return m, errDamaged
+	}
+	d := decoder{rest: unsafe.String(unsafe.SliceData(value), len(value))[1:]}
+	m.at = d.time()
+	if n := d.count(); n > 0 {
+		m.places = make([]place, n)
+	}
+	for i := range m.places {
+		p := &m.places[i]
+		p.archive = d.uint()
+		p.id = d.uint()
+		p.with = d.string()
+	}
+	m.stanza = d.rest
+	return m, d.err
+}
+
+func decodeMessage(value []byte) (message, error) {
+	m, err := peekMessage(value)
+	m.stanza = strings.Clone(m.stanza)
+	for i := range m.places {
+		m.places[i].with = strings.Clone(m.places[i].with)
+	}
+	return m, err
+}
+
+// message reads a row of messages.
+func (t *txn) message(number uint64) (message, error) {
+	k := key(number)
+	value := t.get(inMessages, k)
+	if value == nil {
+		return message{}, damaged(inMessages, k, errDamaged)
+	}
+	m, err := decodeMessage(value)
+	if err != nil {
+		return m, damaged(inMessages, k, err)
+	}
+	return m, nil
+}
+
+type messages struct{ *txn }
+
+func (m messages) Add(message storage.Message) error {
+	if err := m.add(message); err != nil {
+		return fmt.Errorf("add message: %w", err)
+	}
+	return nil
+}
+
+func (m messages) add(new storage.Message) error {
+	if !m.writable {
+		return storage.ErrReadOnly
+	}
+	var number uint64
+	row := message{at: new.At, stanza: new.Stanza}
+	if new.Earlier.ID != 0 {
+		earlier, err := m.archiveOf(ownerKey(new.Earlier.Owner))
+		if err == nil {
+			number, err = m.find(earlier, new.Earlier.ID)
+		}
+		if err == nil {
+			row, err = m.message(number)
+		}
+		if err != nil {
+			return fmt.Errorf("message %d of the archive of %s: %w", new.Earlier.ID, new.Earlier.Owner, err)
+		}
+	} else {
+		// One taken by an operation that then fails is skipped.
+		var err error
+		if number, err = m.bucket(inMessages).NextSequence(); err != nil {
+			return err
+		}
+		row.places = make([]place, 0, len(new.Archived))
+		for _, a := range new.Archived {
+			number, err := m.archiveFor(ownerKey(a.Owner))
+			if err != nil {
+				return err
+			}
+			row.places = append(row.places, place{number, a.ID, a.With.String()})
+			last, err := archive(m).LastID()
+			if err == nil && a.ID > last {
+				err = m.put(inMarks, []byte("last id"), encodeNumber(a.ID))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+
+	if taken := new.Taken; taken.Number != 0 {
+		if err := offline(m).deleteOne(ownerKey(taken.Owner), taken.Number); err != nil {
+			return err
+		}
+	}
+	holders := 0
+	if !new.Offline.IsZero() {
+		owner := ownerKey(new.Offline)
+		err := offline(m).add(owner, number, new.OfflineMax)
+		switch {
+		case err == nil:
+			holders++
+		case !errors.Is(err, storage.ErrFull):
+			return err
+		default:
+			archive, err := m.archiveOf(owner)
+			if err != nil {
+				return err
+			}
+			if id, err := m.idIn(archive, number, row.places); err != nil || id == 0 {
+				return errors.Join(err, storage.ErrFull)
+			}
+		}
+	}
+	for _, w := range new.Waiting {
+		waits, err := peers(m).add(w, number)
+		if err != nil {
+			return err
+		}
+		if waits {
+			holders++
+		}
+	}
+	if new.Earlier.ID == 0 && (holders > 0 || len(row.places) > 0) {
+		if err := m.txn.append(inMessages, key(number), row.encode()); err != nil {
+			return err
+		}
+	}
+	if err := m.hold(number, holders); err != nil {
+		return err
+	}
+	return peers(m).count(new.Counted)
+}
+
+// hold changes by how many rows of offline and spool a message is referred to. The last takes the message
+// with it, if no archive has it.
+func (t *txn) hold(number uint64, by int) error {
+	if number == 0 || by == 0 {
+		return nil
+	}
+	k := key(number)
+	holders := uint64(0)
+	if value := t.get(inHeld, k); value != nil {
+		var err error
+		if holders, err = decodeNumber(value); err != nil {
+			return damaged(inHeld, k, err)
+		}
+	}
+	if by < 0 && holders < uint64(-by) {
+		return damaged(inHeld, k, errDamaged)
+	}
+	if holders += uint64(by); holders > 0 {
+		return t.put(inHeld, k, encodeNumber(holders))
+	}
+	if err := t.delete(inHeld, k); err != nil {
+		return err
+	}
+	return t.release(number)
+}
+
+// release removes a message that nobody needs.
+func (t *txn) release(number uint64) error {
+	k := key(number)
+	if t.get(inHeld, k) != nil {
+		return nil
+	}
+	value := t.get(inMessages, k)
+	if value == nil {
+		return damaged(inMessages, k, errDamaged)
+	}
+	m, err := peekMessage(value)
+	if err != nil {
+		return damaged(inMessages, k, err)
+	}
+	for _, p := range m.places {
+		if has, err := t.has(p, number); has || err != nil {
+			return err
+		}
+	}
+	return t.delete(inMessages, k)
+}
+
+// archiveOf is the number of an owner's archive, 0 if there is none.
+func (t *txn) archiveOf(owner []byte) (uint64, error) {
+	value := t.get(inArchives, owner)
+	if value == nil {
+		return 0, nil
+	}
+	number, err := decodeNumber(value)
+	if err != nil {
+		return 0, damaged(inArchives, owner, err)
+	}
+	return number, nil
+}
+
+// archiveFor is archiveOf for one that is about to have a message.
+func (t *txn) archiveFor(owner []byte) (uint64, error) {
+	number, err := t.archiveOf(owner)
+	if number != 0 || err != nil {
+		return number, err
+	}
+	// Never used again: what is left of a deleted account's archive is nobody else's.
+	if number, err = t.bucket(inArchives).NextSequence(); err != nil {
+		return 0, err
+	}
+	if err := t.put(inArchives, owner, encodeNumber(number)); err != nil {
+		return 0, err
+	}
+	return number, t.put(inOwners, key(number), encodeBlob(string(owner)))
+}
+
+// owner is whose archive that is; ok is false if the account was deleted.
+func (t *txn) owner(archive uint64) (owner jid.JID, ok bool, err error) {
+	k := key(archive)
+	value := t.get(inOwners, k)
+	if value == nil {
+		return jid.JID{}, false, nil
+	}
+	blob, err := decodeBlob(value)
+	if err == nil {
+		owner, err = parseJID([]byte(blob))
+	}
+	if err != nil {
+		return jid.JID{}, false, damaged(inOwners, k, err)
+	}
+	return owner, true, nil
+}
+
+func checkMessage(key, value []byte) error {
+	if len(key) != 8 {
+		return errDamaged
+	}
+	m, err := peekMessage(value)
+	if err != nil {
+		return err
+	}
+	for _, p := range m.places {
+		if _, err := jid.Parse(p.with); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkNumbered checks a number that belongs to a number.
+func checkNumbered(key, value []byte) error {
+	if len(key) != 8 {
+		return errDamaged
+	}
+	_, err := decodeNumber(value)
+	return err
+}
+
+func checkArchive(key, value []byte) error {
+	if _, err := parseJID(key); err != nil {
+		return err
+	}
+	_, err := decodeNumber(value)
+	return err
+}
+
+func checkOwner(key, value []byte) error {
+	if len(key) != 8 {
+		return errDamaged
+	}
+	owner, err := decodeBlob(value)
+	if err == nil {
+		_, err = parseJID([]byte(owner))
+	}
+	return err
+}
+
+func checkMark(_, value []byte) error {
+	_, err := decodeNumber(value)
+	return err
+}

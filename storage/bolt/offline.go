@@ -1,0 +1,171 @@
+package bolt
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+)
+
+type offline struct{ *txn }
+
+// add lets a message wait, which the caller holds. ErrFull.
+func (o offline) add(owner []byte, message uint64, max int) error {
+	count, err := o.count(owner)
+	if err != nil {
+		return err
+	}
+	if max > 0 && count >= uint64(max) {
+		return storage.ErrFull
+	}
+	// A number taken by an operation that then fails is skipped.
+	number, err := o.bucket(inOffline).NextSequence()
+	if err != nil {
+		return err
+	}
+	if err := o.put(inOffline, owner, encodeNumber(count+1)); err != nil {
+		return err
+	}
+	return o.put(inOffline, numberKey(owner, number), encodeOffline(message))
+}
+
+func (o offline) List(owner jid.JID, after uint64, limit int) ([]storage.OfflineMessage, error) {
+	var list []storage.OfflineMessage
+	if after == math.MaxUint64 {
+		return nil, nil
+	}
+	key := ownerKey(owner)
+	account, err := o.archiveOf(key)
+	if err != nil {
+		return nil, err
+	}
+	for k, value := range o.scan(inOffline, key, numberKey(key, after+1)) {
+		m := storage.OfflineMessage{Number: binary.BigEndian.Uint64(k[len(key):])}
+		var number uint64
+		number, m.Received, m.Stanza, err = decodeOffline(value)
+		if err == nil && number != 0 {
+			var row message
+			row, err = o.message(number)
+			m.Received, m.Stanza = row.at, row.stanza
+			if err == nil {
+				m.ID, err = o.idIn(account, number, row.places)
+			}
+		}
+		if err != nil {
+			return nil, damaged(inOffline, k, err)
+		}
+		if list = append(list, m); len(list) == limit {
+			break
+		}
+	}
+	return list, nil
+}
+
+// deleteOne removes a message if it is there.
+func (o offline) deleteOne(owner []byte, number uint64) error {
+	return o.deleteIf(owner, number, func(n, _ uint64) (gone, more bool, err error) {
+		return n == number, false, nil
+	})
+}
+
+func (o offline) Delete(owner jid.JID, through uint64) error {
+	err := o.deleteIf(ownerKey(owner), 0, func(number, _ uint64) (gone, more bool, err error) {
+		return number <= through, number < through, nil
+	})
+	if err != nil {
+		return fmt.Errorf("delete offline messages of %s: %w", owner, err)
+	}
+	return nil
+}
+
+func (o offline) DeleteArchived(owner jid.JID) error {
+	key := ownerKey(owner)
+	account, err := o.archiveOf(key)
+	if err == nil {
+		err = o.deleteIf(key, 0, func(_, number uint64) (gone, more bool, err error) {
+			if number == 0 || account == 0 {
+				return false, true, nil
+			}
+			row, err := o.message(number)
+			if err != nil {
+				return false, false, err
+			}
+			id, err := o.idIn(account, number, row.places)
+			return id != 0, true, err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("delete archived offline messages of %s: %w", owner, err)
+	}
+	return nil
+}
+
+func (t *txn) eraseOffline(owner []byte) error {
+	return offline{t}.deleteIf(owner, 0, func(uint64, uint64) (gone, more bool, err error) { return true, true, nil })
+}
+
+// deleteIf removes those messages of an owner, from a number on, that judge says are gone. It is given the
+// number in the queue and that in messages, 0 for none.
+func (o offline) deleteIf(owner []byte, from uint64, judge func(number, message uint64) (gone, more bool, err error)) error {
+	if !o.writable {
+		return storage.ErrReadOnly
+	}
+	count, err := o.count(owner)
+	if err != nil || count == 0 {
+		return err
+	}
+	left := count
+	for k, value := range o.scan(inOffline, owner, numberKey(owner, from)) {
+		number, _, _, err := decodeOffline(value)
+		if err != nil {
+			return damaged(inOffline, k, err)
+		}
+		gone, more, err := judge(binary.BigEndian.Uint64(k[len(owner):]), number)
+		if err != nil {
+			return err
+		}
+		if gone {
+			if err := o.delete(inOffline, k); err != nil {
+				return err
+			}
+			if err := o.hold(number, -1); err != nil {
+				return err
+			}
+			left--
+		}
+		if !more {
+			break
+		}
+	}
+	switch left {
+	case count:
+		return nil
+	case 0:
+		return o.delete(inOffline, owner)
+	}
+	return o.put(inOffline, owner, encodeNumber(left))
+}
+
+func (o offline) Count(owner jid.JID) (int, error) {
+	n, err := o.count(ownerKey(owner))
+	if err != nil {
+		return 0, fmt.Errorf("count offline messages of %s: %w", owner, err)
+	}
+	return int(n), nil
+}
+
+// count reads how many messages an owner has, which a row says: counting them would make each
+// append as slow as the queue is long.
+func (o offline) count(owner []byte) (uint64, error) {
+	value := o.get(inOffline, owner)
+	if value == nil {
+		return 0, nil
+	}
+	n, err := decodeNumber(value)
+	if err != nil {
+		return 0, damaged(inOffline, owner, err)
+	}
+	return n, nil
+}

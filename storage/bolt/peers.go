@@ -1,0 +1,248 @@
+package bolt
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"tombolo/storage"
+	"tombolo/xmpp/jid"
+)
+
+type peers struct{ *txn }
+
+func (p peers) Put(peer storage.Peer) error {
+	k := key(peer.ID)
+	err := p.put(inPeers, k, encodePeer(peer))
+	if err == nil && p.get(inCounts, k) == nil {
+		err = p.put(inCounts, k, encodeNumber(0))
+	}
+	if err != nil {
+		return fmt.Errorf("put peer %d: %w", peer.ID, err)
+	}
+	return nil
+}
+
+func (p peers) Delete(id uint64) error {
+	k := key(id)
+	err := p.acknowledged(id, math.MaxUint64)
+	if err == nil {
+		err = p.delete(inCounts, k)
+	}
+	if err == nil {
+		err = p.delete(inPeers, k)
+	}
+	if err != nil {
+		return fmt.Errorf("delete peer %d: %w", id, err)
+	}
+	return nil
+}
+
+func (p peers) All() ([]storage.Peer, error) {
+	var list []storage.Peer
+	for k, value := range p.scan(inPeers, nil, nil) {
+		peer, err := decodePeer(k, value)
+		if err != nil {
+			return nil, damaged(inPeers, k, err)
+		}
+		count, err := decodeNumber(p.get(inCounts, k))
+		if err != nil {
+			return nil, damaged(inCounts, k, err)
+		}
+		peer.Count = uint32(count)
+		list = append(list, peer)
+	}
+	return list, nil
+}
+
+func (p peers) Count(c storage.Counted) error {
+	if err := p.count(c); err != nil {
+		return fmt.Errorf("count of peer %d: %w", c.Peer, err)
+	}
+	return nil
+}
+
+// count is Count; a peer that is not there has none.
+func (p peers) count(c storage.Counted) error {
+	if !p.writable {
+		return storage.ErrReadOnly
+	}
+	k := key(c.Peer)
+	if c.Peer == 0 || p.get(inCounts, k) == nil {
+		return nil
+	}
+	return p.put(inCounts, k, encodeNumber(uint64(c.Count)))
+}
+
+// add lets a message, which the caller holds, wait for a peer; for none if that is not there.
+func (p peers) add(w storage.Waiting, message uint64) (waits bool, err error) {
+	if p.get(inCounts, key(w.Peer)) == nil {
+		return false, nil
+	}
+	k := key(w.Peer, w.Number)
+	if old := p.get(inSpool, k); old != nil {
+		if err := p.drop(k, old); err != nil {
+			return false, err
+		}
+	}
+	return true, p.put(inSpool, k, encodeSpooled(message, w.Form, w.Copies))
+}
+
+// drop removes a row of the spool.
+func (p peers) drop(k, value []byte) error {
+	message, _, _, err := decodeSpooled(value)
+	if err != nil {
+		return damaged(inSpool, k, err)
+	}
+	if err := p.delete(inSpool, k); err != nil {
+		return err
+	}
+	return p.hold(message, -1)
+}
+
+func (p peers) Waiting(id uint64) ([]storage.Unacknowledged, error) {
+	var list []storage.Unacknowledged
+	prefix := key(id)
+	for k, value := range p.scan(inSpool, prefix, prefix) {
+		u, err := p.unacknowledged(k, value)
+		if err != nil {
+			return nil, damaged(inSpool, k, err)
+		}
+		list = append(list, u)
+	}
+	return list, nil
+}
+
+func (p peers) unacknowledged(k, value []byte) (u storage.Unacknowledged, err error) {
+	if len(k) != 16 {
+		return u, errDamaged
+	}
+	u.Number = binary.BigEndian.Uint64(k[8:])
+	number, form, copies, err := decodeSpooled(value)
+	if err != nil {
+		return u, err
+	}
+	row, err := p.message(number)
+	if err != nil {
+		return u, err
+	}
+	u.Form, u.Copies, u.At, u.Stanza = form, copies, row.at, row.stanza
+	for _, place := range row.places {
+		has, err := p.has(place, number)
+		if err != nil {
+			return u, err
+		}
+		owner, live, err := p.owner(place.archive)
+		if err != nil {
+			return u, err
+		}
+		if !has || !live {
+			continue
+		}
+		with, err := jid.Parse(place.with)
+		if err != nil {
+			return u, err
+		}
+		u.Archived = append(u.Archived, storage.Archived{Owner: owner, ID: place.id, With: with})
+	}
+	return u, nil
+}
+
+func (p peers) Acknowledged(id, through uint64) error {
+	if err := p.acknowledged(id, through); err != nil {
+		return fmt.Errorf("acknowledgement of peer %d: %w", id, err)
+	}
+	return nil
+}
+
+func (p peers) acknowledged(id, through uint64) error {
+	if !p.writable {
+		return storage.ErrReadOnly
+	}
+	prefix := key(id)
+	for k, value := range p.scan(inSpool, prefix, prefix) {
+		if binary.BigEndian.Uint64(k[8:]) > through {
+			break
+		}
+		if err := p.drop(k, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p peers) Renumber(id uint64, changes []storage.Renumbered) error {
+	if err := p.renumber(id, changes); err != nil {
+		return fmt.Errorf("renumber for peer %d: %w", id, err)
+	}
+	return nil
+}
+
+func (p peers) renumber(id uint64, changes []storage.Renumbered) error {
+	if !p.writable {
+		return storage.ErrReadOnly
+	}
+	for _, change := range changes {
+		k := key(id, change.Old)
+		value := p.get(inSpool, k)
+		if value == nil || change.New == change.Old {
+			continue
+		}
+		if err := p.delete(inSpool, k); err != nil {
+			return err
+		}
+		if err := p.put(inSpool, key(id, change.New), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func encodePeer(peer storage.Peer) []byte {
+	e := newRow(2 + len(peer.State))
+	e.uint(uint64(peer.Kind))
+	e.bytes(peer.State)
+	return e
+}
+
+func decodePeer(key, value []byte) (peer storage.Peer, err error) {
+	if len(key) != 8 {
+		return peer, errDamaged
+	}
+	peer.ID = binary.BigEndian.Uint64(key)
+	d := readRow(value)
+	peer.Kind = storage.PeerKind(d.uint())
+	if state := d.string(); state != "" {
+		peer.State = []byte(state)
+	}
+	return peer, d.end()
+}
+
+func encodeSpooled(message uint64, form storage.Form, copies uint8) []byte {
+	e := newRow(8)
+	e.uint(uint64(form))
+	e.uint(uint64(copies))
+	e.uint(message)
+	return e
+}
+
+func decodeSpooled(value []byte) (message uint64, form storage.Form, copies uint8, err error) {
+	d := readRow(value)
+	form = storage.Form(d.uint())
+	copies = uint8(d.uint())
+	message = d.uint()
+	return message, form, copies, d.end()
+}
+
+func checkPeer(key, value []byte) error {
+	_, err := decodePeer(key, value)
+	return err
+}
+
+func checkSpool(key, value []byte) error {
+	if len(key) != 16 {
+		return errDamaged
+	}
+	_, _, _, err := decodeSpooled(value)
+	return err
+}
