@@ -253,7 +253,11 @@ func (w *world) report(t *testing.T) {
 	figures, failures := w.figures, w.failures
 	w.mu.Unlock()
 	t.Logf("%d sessions, %d resumed, %d refused; from start to resumed: %s", figures.bound, figures.resumed, figures.refused, spread(figures.back))
-	t.Logf("from sent to acknowledged, on one connection: %s", spread(w.waits()))
+	all, deaf := w.waits()
+	t.Logf("from sent to acknowledged, on one connection: %s", spread(all))
+	if len(deaf) > 0 {
+		t.Logf("the same to somebody who never acknowledges: %s", spread(deaf))
+	}
 	for _, f := range failures {
 		text := f.text
 		if f.about != nil {

@@ -179,7 +179,7 @@ func (v *verdict) device(d *device) {
 		paged           bool
 	}
 	all := make(map[string]*seen)
-	place, places := make(map[string]int), make([]int, 0, len(d.sightings))
+	place := make(map[string]int) // of the last one of each thread, in the session
 	session := 0
 	for _, s := range d.sightings {
 		if archive.what[s.id] != s.message {
@@ -214,7 +214,6 @@ func (v *verdict) device(d *device) {
 				v.wrongly(s.message, "came to %s behind %s", d.name(), archive.what[archive.ids[before]].origin)
 			}
 			place[thread] = here
-			places = append(places, here)
 		}
 	}
 	for _, id := range archive.ids {

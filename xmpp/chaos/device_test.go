@@ -429,7 +429,10 @@ func (d *device) take(e element.Element) error {
 	case e.Is("features", ns.Stream): // as they are after SASL2
 		return nil
 	case e.Is("error", ns.Stream):
-		if e.Child("system-shutdown", ns.StreamErr).IsZero() && e.Child("conflict", ns.StreamErr).IsZero() {
+		switch {
+		case d.deaf && !e.Child("policy-violation", ns.StreamErr).IsZero():
+			d.forgets = true // and so does the server, for too much is not acknowledged
+		case e.Child("system-shutdown", ns.StreamErr).IsZero() && e.Child("conflict", ns.StreamErr).IsZero():
 			return wrongly("stream error: %s", e)
 		}
 		return nil

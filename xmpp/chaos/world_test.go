@@ -225,14 +225,19 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// waits are the times from sending to acknowledgement where that was asked for, on one connection.
-func (w *world) waits() (times []time.Duration) {
+// waits are the times from sending to acknowledgement where that was asked for, on one connection, and
+// those of messages to an account that has a deaf device.
+func (w *world) waits() (all, deaf []time.Duration) {
 	for _, m := range w.all() {
 		m.mu.Lock()
 		if m.asked && len(m.sent) == 1 && m.acked.how == "by <a/>" {
-			times = append(times, m.acked.at.Sub(m.sent[0].at))
+			took := m.acked.at.Sub(m.sent[0].at)
+			all = append(all, took)
+			if m.to.devices[0].deaf || m.to.devices[1].deaf {
+				deaf = append(deaf, took)
+			}
 		}
 		m.mu.Unlock()
 	}
-	return times
+	return all, deaf
 }
