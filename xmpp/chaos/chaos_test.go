@@ -24,22 +24,23 @@ const (
 )
 
 const (
-	accounts = 50
-	pace     = 400 * time.Millisecond // between two messages of a device, on average
-	patience = 30 * time.Second       // for what takes no time
-	settling = 2 * time.Minute        // for everything to be over
+	pace     = 4 * time.Millisecond // between two messages, on average
+	patience = 30 * time.Second     // for what takes no time
+	settling = 2 * time.Minute      // for everything to be over
 )
 
-// A plan is how a run goes. The variable TOMBOLO_CHAOS has words for it: a duration, "seed=N", "stall"
-// for commits that hang for 5 seconds now and then, "deaf" for a recipient that never acknowledges.
+// A plan is how a run goes. The variable TOMBOLO_CHAOS has words for it: a duration, "seed=N",
+// "accounts=N", "stall" for commits that hang for 5 seconds now and then, "deaf" for a recipient that
+// never acknowledges.
 type plan struct {
 	duration    time.Duration
 	seed        uint64
+	accounts    int
 	stall, deaf bool
 }
 
 func newPlan(t *testing.T) plan {
-	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6)}
+	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6), accounts: 50}
 	if os.Getenv("CI") == "true" {
 		p.duration = time.Minute
 	}
@@ -47,6 +48,8 @@ func newPlan(t *testing.T) plan {
 		var err error
 		if seed, ok := strings.CutPrefix(word, "seed="); ok {
 			p.seed, err = strconv.ParseUint(seed, 10, 64)
+		} else if n, ok := strings.CutPrefix(word, "accounts="); ok {
+			p.accounts, err = strconv.Atoi(n)
 		} else if word == "stall" {
 			p.stall = true
 		} else if word == "deaf" {
@@ -68,7 +71,7 @@ func TestChaos(t *testing.T) {
 	}
 	p := newPlan(t)
 	t.Logf("%v, seed=%d", p.duration, p.seed)
-	w := newWorld(accounts, p.seed)
+	w := newWorld(p.accounts, p.seed)
 	w.has = abilities{}
 	w.server = newServer(t, w.accounts)
 	defer w.server.log.judge(t)
@@ -93,7 +96,7 @@ func TestChaos(t *testing.T) {
 	talking, silence := context.WithTimeout(ctx, p.duration)
 	defer silence()
 	for _, d := range w.devices {
-		work.Go(func() { w.write(talking, d, pace, p.seed) })
+		work.Go(func() { w.write(talking, d, pace*time.Duration(len(w.devices)), p.seed) })
 	}
 	var cuts cuts
 	work.Go(func() { cuts = w.cut(talking, rand.New(rand.NewPCG(p.seed, 1))) })
