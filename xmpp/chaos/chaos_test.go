@@ -72,7 +72,7 @@ func TestChaos(t *testing.T) {
 	p := newPlan(t)
 	t.Logf("%v, seed=%d", p.duration, p.seed)
 	w := newWorld(p.accounts, p.seed)
-	w.has = abilities{}
+	w.has = abilities{durable: true}
 	w.server = newServer(t, w.accounts)
 	defer w.server.log.judge(t)
 	if p.stall {
@@ -206,13 +206,16 @@ func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Ra
 		if (kills+terms)%7 == 3 {
 			sig = syscall.SIGTERM
 		}
+		w.note("gets the signal: " + sig.String())
 		if err := w.server.end(ctx, sig); err != nil {
 			t.Errorf("%v: the server ends with %v", sig, err)
 		}
+		w.note("starts")
 		if err := w.server.start(ctx); err != nil {
 			t.Error(err)
 			return kills, terms
 		}
+		w.note("listens")
 		if sig == syscall.SIGKILL {
 			kills++
 		} else {
@@ -225,6 +228,13 @@ func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Ra
 		}
 	}
 	return kills, terms
+}
+
+// note keeps what happened to the server, for stories.
+func (w *world) note(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lives = append(w.lives, event{at: time.Now(), how: what})
 }
 
 // conclude prints what was found.

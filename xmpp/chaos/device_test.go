@@ -43,6 +43,7 @@ type device struct {
 
 	catchUp   // for missed messages
 	sightings []sighting
+	chronicle []event
 	whole     map[int]int // by session: the first sighting behind those of the catch-up
 	pings     int         // answers to pings
 	stanzas   int         // for identifiers
@@ -168,6 +169,7 @@ func (d *device) leave(tcp net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.conn != nil {
+		d.note("loses its connection, h=%d", d.handled)
 		d.conn, d.lost = nil, time.Now()
 	}
 	if !d.silent {
@@ -200,6 +202,7 @@ func (d *device) lose(l loss) bool {
 		tcp.SetLinger(0)
 		tcp.Close()
 	}
+	d.note("leaves its connection (%+v), h=%d", l, d.handled)
 	d.conn, d.lost = nil, time.Now()
 	return true
 }
@@ -286,6 +289,7 @@ func (d *device) resumed(c *conversation, e element.Element) error {
 	if err := d.acknowledged(e.Attr("h"), "by <resumed/>"); err != nil {
 		return err
 	}
+	d.note("resumes with h=%d, is told h=%s, has %d to send again", d.handled, e.Attr("h"), len(d.unacked))
 	d.world.count(func(f *figures) {
 		f.resumed++
 		if life, began := d.world.server.life(); d.life != life && d.life != 0 {
@@ -300,6 +304,7 @@ func (d *device) refused(failed element.Element) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	away := time.Since(d.lost)
+	d.note("may not resume after %v: %s", away, failed)
 	d.world.count(func(f *figures) { f.refused++ })
 	if failed.Child("item-not-found", ns.StanzaErr).IsZero() || away < window {
 		return wrongly("the session cannot be resumed after %v: %s", away, failed)
@@ -318,6 +323,7 @@ func (d *device) bound(c *conversation, full string, enabled element.Element, wi
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session++
+	d.note("begins session %d, has %d to send again", d.session, len(d.unacked))
 	d.full, d.resumeID, d.forgets = full, enabled.Attr("id"), false
 	d.handled, d.acked = 0, 0
 	for _, e := range c.early {
@@ -343,6 +349,11 @@ func (d *device) bound(c *conversation, full string, enabled element.Element, wi
 		d.whole[d.session] = len(d.sightings)
 	}
 	return d.carry(c)
+}
+
+// note keeps what happened, for stories.
+func (d *device) note(format string, a ...any) {
+	d.chronicle = append(d.chronicle, event{at: time.Now(), how: fmt.Sprintf(format, a...)})
 }
 
 // carry lets the connection carry the session: everything that is not acknowledged goes.

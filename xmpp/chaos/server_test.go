@@ -81,7 +81,7 @@ func (s *settings) serve() error {
 	if err != nil {
 		return err
 	}
-	server, err := xmpp.New(cfg, xmpp.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Version: "chaos", Store: store})
+	server, err := xmpp.New(cfg, xmpp.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), Version: "chaos", Store: store})
 	if err != nil {
 		return err
 	}

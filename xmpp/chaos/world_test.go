@@ -25,6 +25,7 @@ type world struct {
 	mu       sync.Mutex
 	messages map[string]*message
 	failures []*mistake
+	lives    []event // beginnings and ends of the server
 	figures  figures
 }
 
@@ -179,31 +180,61 @@ func (w *world) write(ctx context.Context, d *device, pace time.Duration, seed u
 	}
 }
 
-// story is everything that is known of a message.
+// story is everything that is known of a message, and what happened meanwhile to who is in it.
 func (m *message) story(w *world) string {
-	var b strings.Builder
-	since := func(t time.Time) string { return fmt.Sprintf("%9.3f s", t.Sub(w.began).Seconds()) }
+	type line struct {
+		at   time.Time
+		text string
+	}
+	var lines []line
+	add := func(at time.Time, format string, a ...any) {
+		lines = append(lines, line{at, fmt.Sprintf(format, a...)})
+	}
 	m.mu.Lock()
-	fmt.Fprintf(&b, "message %s\n", m.origin)
 	for _, e := range m.sent {
-		fmt.Fprintf(&b, "  %s  sent by %s in its session %d\n", since(e.at), e.from, e.session)
+		add(e.at, "sent by %s in its session %d", e.from, e.session)
 	}
 	if !m.acked.at.IsZero() {
-		fmt.Fprintf(&b, "  %s  acknowledged %s in session %d\n", since(m.acked.at), m.acked.how, m.acked.session)
+		add(m.acked.at, "acknowledged %s in session %d", m.acked.how, m.acked.session)
 	}
 	m.mu.Unlock()
-	for _, a := range []*account{m.sender.account, m.to} {
-		for _, d := range a.devices {
-			for _, s := range d.seen() {
-				if s.message == m {
-					late := ""
-					if s.late {
-						late = ", with a delay"
-					}
-					fmt.Fprintf(&b, "  %s  seen by %s in its session %d, %s%s, as %s\n", since(s.at), d.name(), s.session, s.how, late, s.id)
+	devices := append(m.sender.account.devices[:], m.to.devices[:]...)
+	for _, d := range devices {
+		for _, s := range d.seen() {
+			if s.message == m {
+				late := ""
+				if s.late {
+					late = ", with a delay"
+				}
+				add(s.at, "seen by %s in its session %d, %s%s, as %s", d.name(), s.session, s.how, late, s.id)
+			}
+		}
+	}
+	order := func(a, b line) int { return a.at.Compare(b.at) }
+	slices.SortStableFunc(lines, order)
+	if len(lines) > 0 {
+		from, to := lines[0].at.Add(-time.Second), lines[len(lines)-1].at.Add(time.Second)
+		around := func(who string, events []event) {
+			for _, e := range events {
+				if e.at.After(from) && e.at.Before(to) {
+					add(e.at, "    %s %s", who, e.how)
 				}
 			}
 		}
+		w.mu.Lock()
+		around("the server", w.lives)
+		w.mu.Unlock()
+		for _, d := range devices {
+			d.mu.Lock()
+			around(d.name(), d.chronicle)
+			d.mu.Unlock()
+		}
+	}
+	slices.SortStableFunc(lines, order)
+	var b strings.Builder
+	fmt.Fprintf(&b, "message %s\n", m.origin)
+	for _, l := range lines {
+		fmt.Fprintf(&b, "  %9.3f s  %s\n", l.at.Sub(w.began).Seconds(), l.text)
 	}
 	return b.String()
 }
