@@ -72,8 +72,12 @@ type Config struct {
 	// ConnectTime bounds how long stanzas wait for a stream, DialTime one attempt to connect (0: a
 	// third of ConnectTime). Idle is how long a stream stays open without stanzas from us.
 	ConnectTime, DialTime, Idle time.Duration
-	// Queue is how many bytes may wait for one pair while its stream is being set up.
+	// Queue is how many bytes may wait for one pair while it has no stream: what was not sent, and
+	// what was and is not acknowledged.
 	Queue int
+	// Resume is how long another server may go on with a stream that was lost (XEP-0198); 0: not at
+	// all.
+	Resume time.Duration
 
 	Flusher *stream.Flusher
 	Log     *slog.Logger
@@ -103,6 +107,7 @@ type Federation struct {
 	pairs    map[Pair]*pair
 	outgoing map[*outgoing]struct{}
 	incoming map[*incoming]struct{}
+	inbound  map[key]*inbound
 	idle     sync.Cond // a task ended
 	tasks    int       // goroutines of ours and streams
 }
@@ -119,7 +124,8 @@ const maxDials = 64
 // New checks the policy and loads, or makes, the dialback secret.
 func New(c Config) (*Federation, error) {
 	f := &Federation{Config: c, dials: make(chan struct{}, maxDials), pairs: make(map[Pair]*pair),
-		outgoing: make(map[*outgoing]struct{}), incoming: make(map[*incoming]struct{})}
+		outgoing: make(map[*outgoing]struct{}), incoming: make(map[*incoming]struct{}),
+		inbound: make(map[key]*inbound)}
 	f.idle.L = &f.mu
 	if f.Now == nil {
 		f.Now = time.Now

@@ -288,7 +288,7 @@ func (l *lab) serve(domain string, o options) *server {
 		Route: func(st stanza.Stanza) { s.routed <- st }, Store: store,
 		Limits:      stream.Limits{Before: limits, After: after, Queue: 4 << 20},
 		Timing:      stream.Timing{Login: patience, Quiet: time.Minute, Answer: time.Minute, Finish: 200 * time.Millisecond},
-		ConnectTime: patience, Idle: time.Minute, Queue: 1 << 20,
+		ConnectTime: patience, Idle: time.Minute, Queue: 1 << 20, Resume: time.Minute,
 		Flusher: flusher, Log: slog.New(slog.NewTextHandler(t.Output(), nil)).With("server", domain),
 	}
 	if o.config != nil {

@@ -28,8 +28,7 @@ type pair struct {
 
 	stream *outgoing // nil while there is none that may carry stanzas
 	most   int       // bytes of a stanza that the peer takes (XEP-0478); 0: it did not say
-	posted []posted  // handed to the stream, not yet to its connection
-	wrote  bool      // the stream has written a stanza
+	sent   *outbound // what was handed to the stream, or to one before; nil: nothing
 	used   time.Time // when the last stanza was sent, or the stream was ready
 
 	failures int       // in a row
@@ -39,16 +38,16 @@ type pair struct {
 	pinged time.Time // when a ping was sent; zero: none waits for its answer
 }
 
-// posted is a stanza and where in the bytes of the stream it ends.
-type posted struct {
-	stanza.Stanza
-	end int64
-}
-
 // Backoff after failures in a row: it doubles from the first to the longest, give or take a quarter.
 const (
 	firstBackoff   = 2 * time.Second
 	longestBackoff = 5 * time.Minute
+)
+
+// Retries, while a peer owes us acknowledgements, in the same way.
+const (
+	firstRetry   = 100 * time.Millisecond
+	longestRetry = 5 * time.Second
 )
 
 // send sends or queues a stanza, or returns it to its sender. It reports false if the pair was
@@ -71,17 +70,22 @@ func (p *pair) send(st stanza.Stanza) bool {
 func (p *pair) accept(st stanza.Stanza) *stanza.Error {
 	now := p.f.Now()
 	size := len(st.Element.String())
-	if p.stream != nil && !p.takes(size) {
-		return tooLarge()
-	}
-	if p.stream != nil && p.post(st, now) {
-		return nil
+	limit := p.f.Queue
+	if p.stream != nil {
+		// What a peer does not read is bounded by its stream; this is for one that does not acknowledge.
+		limit += p.f.Limits.Queue
 	}
 	switch {
-	case !p.running && now.Before(p.until):
+	case p.stream != nil && !p.takes(size):
+		return tooLarge()
+	case p.stream == nil && !p.running && now.Before(p.until):
 		return publicReason(p.reason)
-	case p.bytes+size > p.f.Queue:
+	case p.held()+size > limit:
 		return stanza.ResourceConstraint("too much waits for " + p.Remote)
+	case p.stream != nil:
+		p.used = now
+		p.sent.send(st, now)
+		return nil
 	case !p.running && !p.f.start(p.connect):
 		return publicReason(errClosing)
 	}
@@ -91,58 +95,111 @@ func (p *pair) accept(st stanza.Stanza) *stanza.Error {
 	return nil
 }
 
-// post hands a stanza to the stream; false if that is closing. What then waits is sent when it is
-// over, by a new one.
-func (p *pair) post(st stanza.Stanza, now time.Time) bool {
-	end, ok := p.stream.s.Post(st.Element)
-	if !ok {
-		return false
+// held is the bytes of all that is not known to have left.
+func (p *pair) held() int {
+	if p.sent == nil {
+		return p.bytes
 	}
-	p.used = now
-	p.forgetWritten()
-	p.posted = append(p.posted, posted{st, end})
-	return true
-}
-
-// forgetWritten drops what has been handed to the connection.
-func (p *pair) forgetWritten() {
-	written, n := p.stream.s.Written(), 0
-	for n < len(p.posted) && p.posted[n].end <= written {
-		n++
-	}
-	p.posted = slices.Delete(p.posted, 0, n)
-	p.wrote = p.wrote || n > 0
+	return p.bytes + p.sent.bytes
 }
 
 // connect sets up a stream, lives it, and does so again as long as something waits.
 func (p *pair) connect() {
-	for {
+	for attempt := 0; ; attempt++ {
 		ctx, cancel := context.WithTimeout(p.f.work, p.f.ConnectTime)
-		err := p.f.reach(ctx, p.Pair, &purpose{authenticate: true, ready: p.ready})
+		lived := false
+		err := p.f.reach(ctx, p.Pair, &purpose{authenticate: true, way: p, former: p.former(),
+			ready: func(o *outgoing) { lived = true; p.ready(o) }})
 		cancel()
-		if !p.again(err) {
+		if lived {
+			attempt = 0
+		}
+		wait, more := p.again(err, attempt)
+		if !more {
 			return
 		}
+		select {
+		case <-time.After(wait):
+		case <-p.f.work.Done():
+		}
 	}
+}
+
+// former is the session that a new stream may go on with.
+func (p *pair) former() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sent == nil {
+		return ""
+	}
+	return p.sent.id
 }
 
 // ready is called when a stream may carry the pair's stanzas.
 func (p *pair) ready(o *outgoing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stream, p.most, p.wrote, p.pinged = o, o.s.MaxBytes(), false, time.Time{}
+	now := p.f.Now()
+	p.stream, p.most, p.used, p.pinged = o, o.s.MaxBytes(), now, time.Time{}
 	p.failures, p.until, p.reason = 0, time.Time{}, nil
+	if !o.agreed.resumed {
+		p.renew(o, now)
+	} else if err := p.sent.resume(o.s, o.agreed.handled, now); err != nil {
+		o.s.Close(stanza.AsStreamError(err))
+		return
+	}
 	waiting := p.queue
-	p.queue, p.bytes, p.used = nil, 0, p.f.Now()
-	for i, st := range waiting {
-		if !p.takes(len(st.Element.String())) {
-			p.f.start(func() { p.f.bounce(tooLarge(), st) }) // not under the lock of the pair
-			continue
+	p.queue, p.bytes = nil, 0
+	for _, st := range waiting {
+		if p.takes(len(st.Element.String())) {
+			p.sent.send(st, now)
+		} else {
+			p.returnLater(tooLarge(), st)
 		}
-		if !p.post(st, p.used) {
-			p.requeue(waiting[i:])
-			break
-		}
+	}
+}
+
+// renew begins to send on a stream, and sends again what the peer of the last one may not have got.
+func (p *pair) renew(o *outgoing, now time.Time) {
+	old := p.sent
+	p.sent = begin(o, now)
+	if old == nil {
+		return
+	}
+	if o.agreed.known {
+		_ = old.acknowledge(o.agreed.handled, now) // else it is of no use
+	}
+	p.sent.lost = old.lost
+	resend, returned := again(old.end(), p.queue)
+	p.f.Log.Info("what another server may have got is sent again", "local", p.Local, "peer", p.Remote,
+		"again", len(resend), "returned", len(returned))
+	p.requeue(resend)
+	p.returnLater(publicReason(errLost), returned...)
+}
+
+// returnLater is bounce for who holds the lock of the pair.
+func (p *pair) returnLater(reason *stanza.Error, stanzas ...stanza.Stanza) {
+	if len(stanzas) > 0 {
+		p.f.start(func() { p.f.bounce(reason, stanzas...) })
+	}
+}
+
+// acknowledged takes the word of a stream's peer for what it has got.
+func (p *pair) acknowledged(o *outgoing, h uint32) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stream != o {
+		return nil
+	}
+	return p.sent.acknowledge(h, p.f.Now())
+}
+
+// written forgets what was handed to the connection to a peer that does not acknowledge.
+func (p *pair) written(o *outgoing) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stream == o {
+		p.sent.arrived(p.sent.ledger.Written())
 	}
 }
 
@@ -162,37 +219,60 @@ func (p *pair) requeue(stanzas []stanza.Stanza) {
 	}
 }
 
-// again deals with the end of a stream or of the attempts to make one, and says whether to try now.
-// What a stream never wrote goes to the next one; what it wrote is the peer's, or lost with it.
-func (p *pair) again(err error) bool {
+// again deals with the end of a stream or of the attempts to make one, and says whether, and after how
+// long, to try once more. What a stream never wrote goes to the next one, and so does what a peer that
+// acknowledges has not acknowledged; what else was written is the peer's, or lost with it.
+func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 	p.mu.Lock()
-	progress := false
+	now, progress := p.f.Now(), false
 	if p.stream != nil {
-		p.forgetWritten()
-		unwritten := make([]stanza.Stanza, len(p.posted))
-		for i, s := range p.posted {
-			unwritten[i] = s.Stanza
-		}
-		p.requeue(unwritten)
-		progress = p.wrote // so this comes to an end, whatever the peer does
-		p.stream, p.posted = nil, nil
+		p.stream = nil
+		progress = p.leave(now) // so this comes to an end, whatever the peer does
 	}
 	p.running = false
-	if len(p.queue) == 0 && err == nil {
+	waits := len(p.queue) > 0 || p.sent != nil
+	switch {
+	case !waits && (err == nil || progress):
 		p.mu.Unlock()
-		return false
-	}
-	if progress && p.f.work.Err() == nil {
-		p.running = len(p.queue) > 0
-		defer p.mu.Unlock()
-		return p.running
+		return 0, false
+	case p.f.work.Err() != nil:
+	case progress:
+		p.running = true
+		p.mu.Unlock()
+		return 0, true
+	case p.sent != nil && now.Sub(p.sent.lost) < max(p.sent.grace, p.f.ConnectTime) && !isRejection(err):
+		p.running = true
+		p.mu.Unlock()
+		wait = min(firstRetry<<min(attempt, 20), longestRetry)
+		return wait*3/4 + time.Duration(p.f.Random(int(wait/2))), true
 	}
 	waiting := p.fail(err)
 	p.mu.Unlock()
 	p.f.Log.Info("another domain cannot be reached", "local", p.Local, "peer", p.Remote, "err", err,
 		"returned", len(waiting))
 	p.f.bounce(publicReason(err), waiting...)
-	return false
+	return 0, false
+}
+
+// leave takes what was sent off a stream that is over, and says whether anything arrived on it.
+func (p *pair) leave(now time.Time) (progress bool) {
+	b := p.sent
+	if !b.acks {
+		lost := b.end()
+		progress = b.progress
+		p.sent = nil
+		unwritten := make([]stanza.Stanza, len(lost))
+		for i, parcel := range lost {
+			unwritten[i] = parcel.Note.(stanza.Stanza)
+		}
+		p.requeue(unwritten)
+		return progress
+	}
+	b.park(now)
+	if b.count == 0 {
+		p.sent = nil // there is nothing to go on with
+	}
+	return b.progress
 }
 
 // fail begins a time in which nothing is tried, and returns what waited.
@@ -203,7 +283,14 @@ func (p *pair) fail(err error) []stanza.Stanza {
 	backoff := p.backoff()
 	p.failures++
 	p.until, p.reason = p.f.Now().Add(backoff*3/4+time.Duration(p.f.Random(int(backoff/2)))), err
-	waiting := p.queue
+	var waiting []stanza.Stanza
+	if p.sent != nil && p.stream == nil {
+		for _, parcel := range p.sent.end() {
+			waiting = append(waiting, parcel.Note.(stanza.Stanza))
+		}
+		p.sent = nil
+	}
+	waiting = append(waiting, p.queue...)
 	p.queue, p.bytes = nil, 0
 	return waiting
 }
@@ -228,14 +315,17 @@ func (p *pair) tend(now, heard time.Time) bool {
 		p.gone = !p.running && now.After(p.until.Add(p.backoff()))
 		return p.gone
 	}
-	p.forgetWritten()
 	life := p.stream.readyAt
 	if heard.After(life) {
 		life = heard
 	}
 	switch {
-	case now.Sub(p.used) >= p.f.Idle:
+	case now.Sub(p.used) >= p.f.Idle && (p.sent.count == 0 || !p.sent.acks):
 		p.stream.s.Close(nil)
+	case p.sent.acks:
+		if p.sent.tend(p.stream.s, now, p.f.Timing.Quiet, p.f.Timing.Answer) {
+			p.stream.s.Close(&stanza.StreamError{Condition: stanza.StreamConnectionTimeout})
+		}
 	case p.pinged.IsZero() && now.Sub(life) >= p.f.Timing.Quiet:
 		p.pinged = now
 		p.stream.s.Send(p.ping())
