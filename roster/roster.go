@@ -76,10 +76,11 @@ func (r *Roster) Contacts() module.Feature {
 			element.Leaf("sub", ns.PreApprove, ""),
 		},
 		Hooks: hook.Hooks{
-			Outgoing:       r.outgoing,
-			Incoming:       r.incoming,
-			Presence:       r.presence,
-			AccountRemoved: r.accountRemoved,
+			Outgoing:        r.outgoing,
+			Incoming:        r.incoming,
+			Presence:        r.presence,
+			SessionRestored: r.arrive,
+			AccountRemoved:  r.accountRemoved,
 		},
 		Verbs: r.verbs(),
 	}

@@ -85,7 +85,7 @@ func (s *server) start(o Options) {
 	r.Handle(contacts.IQ)
 	s.hooks = hook.Join(router.OwnHooks(), blocking.Hooks, contacts.Hooks)
 	r.Hooks = s.hooks
-	s.users.Start(r.Hooks, r)
+	s.users.Start(r.Hooks, r, nil)
 }
 
 // Send is router.Remote.

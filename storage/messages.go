@@ -29,7 +29,8 @@ type Message struct {
 	// empty then.
 	Earlier Reference
 
-	// Waiting are the peers that were sent the message, and have not acknowledged it.
+	// Waiting are the peers that were sent the message, and have not acknowledged it. One that is not
+	// kept (any more) is ignored, as it is in Counted.
 	Waiting []Waiting
 
 	// Offline, if not zero, is the account for which it waits; OfflineMax how many may (0: no limit).
@@ -90,7 +91,7 @@ type Counted struct {
 
 // Archive is what accounts have said and heard, in order of the ids.
 type Archive interface {
-	// Page returns messages of an archive. ErrNotFound if Before, After or one of IDs names no message
+	// Page returns messages of an archive. ErrNotFound if one of the ids of the query names no message
 	// of it.
 	Page(owner jid.JID, q ArchiveQuery) (ArchivePage, error)
 	// Bounds returns the oldest and the newest message of an archive; ErrNotFound if it is empty.
@@ -110,7 +111,7 @@ type ArchiveQuery struct {
 	With       jid.JID   // a bare JID means all of its resources; zero: everybody
 	Start, End time.Time // inclusive; zero: open
 	// AfterID and BeforeID are the bounds of the selection, exclusive (before-id and after-id of
-	// XEP-0313), IDs a list in place of all these. 0, nil: none.
+	// XEP-0313), IDs a list in place of them and of all the above. 0, nil: none.
 	AfterID, BeforeID uint64
 	IDs               []uint64
 
@@ -126,7 +127,7 @@ type ArchivePage struct {
 	Messages []ArchivedMessage
 	Complete bool // nothing of the selection is beyond the page, in its direction
 	// Count is how many messages the selection has and Index the place of the page's first one in it;
-	// -1 where that could only be found by looking at all of them.
+	// -1 where that could only be found by looking at all of them. Index is 0 for an empty page.
 	Count, Index int
 }
 
@@ -154,7 +155,7 @@ type Peers interface {
 	Delete(id uint64) error
 	// All returns all peers in order of their IDs, with their counts.
 	All() ([]Peer, error)
-	// Count keeps how much of what a peer has sent is handled.
+	// Count keeps how much of what a peer has sent is handled; nothing for one that is not kept.
 	Count(Counted) error
 
 	// Waiting returns what a peer was sent and has not acknowledged, in order of the numbers.

@@ -43,7 +43,8 @@ type Store interface {
 	// and it may run more than once, so its only effects are those on the Tx and on variables
 	// that it sets anew each time, which are read after the ticket is done. The error of fn, or
 	// its panic as an error, becomes the ticket's, and then nothing of fn is kept; operations
-	// submitted beside it are not harmed.
+	// submitted beside it are not harmed. A nil fn writes nothing: its ticket is done when those of all
+	// operations before it are.
 	Submit(fn func(Tx) error) *Ticket
 
 	// Admit blocks while the committer's queue is over its mark. A reader of a connection

@@ -12,6 +12,7 @@ import (
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/router"
@@ -38,12 +39,16 @@ func newEngine(t testing.TB, store storage.Store, accounts ...string) *engine {
 		e.log.judge(t, "engine")
 	})
 	local := func(domain string) bool { return domain == "a.test" }
-	e.router = &router.Router{Users: e.users, IsLocal: local, Remote: nowhere{}, Log: log}
+	messages, err := journal.New(store, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.router = &router.Router{Users: e.users, Journal: messages, IsLocal: local, Remote: nowhere{}, Log: log}
 	passwords, err := auth.NewAccounts(store, auth.Options{Iterations: 4096})
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := &module.Host{Store: store, Users: e.users, Accounts: passwords, Log: log, Now: time.Now, Started: time.Now(),
+	host := &module.Host{Store: store, Users: e.users, Accounts: passwords, Journal: messages, Log: log, Now: time.Now, Started: time.Now(),
 		IsLocal: local, Domains: func() []module.Domain { return []module.Domain{{Name: "a.test"}} }, Route: e.router.Route,
 		Features: func() []module.Feature { return nil }}
 	contacts := roster.New(host, roster.Options{})
@@ -62,7 +67,8 @@ func newEngine(t testing.TB, store storage.Store, accounts ...string) *engine {
 		hooks = append(hooks, f.Hooks)
 	}
 	e.router.Hooks = hook.Join(hooks...)
-	e.users.Start(e.router.Hooks, e.router)
+	messages.Start(e.router.NotKept)
+	e.users.Start(e.router.Hooks, e.router, messages)
 	for _, account := range accounts {
 		e.write(t, func(tx storage.Tx) error {
 			return tx.Accounts().Create(storage.Account{JID: jid.MustParse(account), Created: time.Now()})

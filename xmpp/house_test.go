@@ -25,7 +25,7 @@ var order = [][]string{
 	{"xmpp/hook"},
 	{"xmpp/transport"},
 	{"xmpp/stream"},
-	{"xmpp/auth", "xmpp/audit"},
+	{"xmpp/auth", "xmpp/audit", "xmpp/journal"},
 	{"xmpp/session"},
 	{"xmpp/module"},
 	{"xmpp/router"},

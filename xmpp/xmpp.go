@@ -29,6 +29,7 @@ import (
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/meter"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/router"
@@ -61,6 +62,7 @@ type Server struct {
 
 	store        storage.Store
 	audit        *audit.Log
+	journal      *journal.Journal
 	users        *session.Registry
 	certificates *transport.Certificates
 	flusher      *stream.Flusher
@@ -140,11 +142,15 @@ func (s *Server) assemble() error {
 	if err != nil {
 		return err
 	}
+	if s.journal, err = journal.New(s.store, s.options.Now); err != nil {
+		return err
+	}
 	s.users = session.New(s.store, s.options.Now)
 	s.users.MaxSessions = int(s.config.Limits.SessionsPerAccount)
-	s.router = &router.Router{Users: s.users, IsLocal: s.isLocal, Log: s.log}
+	s.router = &router.Router{Users: s.users, Journal: s.journal, IsLocal: s.isLocal, Log: s.log}
+	s.journal.Start(s.router.NotKept)
 	host := &module.Host{
-		Store: s.store, Users: s.users, Accounts: accounts, Log: s.log, Now: s.options.Now, Started: s.started, Audit: s.audit,
+		Store: s.store, Users: s.users, Accounts: accounts, Journal: s.journal, Log: s.log, Now: s.options.Now, Started: s.started, Audit: s.audit,
 		IsLocal: s.isLocal, Domains: s.domains, Route: s.router.Route,
 		Features: func() []module.Feature { return s.features },
 	}
@@ -168,7 +174,7 @@ func (s *Server) assemble() error {
 	}
 	s.router.Remote = s.federation
 	s.clients = c2s.New(c2s.Config{
-		IsLocal: s.isLocal, Accounts: accounts, Users: s.users, Hooks: s.router.Hooks,
+		IsLocal: s.isLocal, Accounts: accounts, Users: s.users, Store: s.store, Journal: s.journal, Hooks: s.router.Hooks,
 		Certificates: s.certificates, Plain: login.Plain, Tokens: slices.Contains(login.Mechanisms, fast),
 		LoginTries: limits.LoginAttempts, Gate: s.gate, Exempt: limits.Exempt,
 		Early: registration.Early(), Announced: s.announced(), Inline: s.inline(), Admit: s.store.Admit,
@@ -177,7 +183,7 @@ func (s *Server) assemble() error {
 		Timing: s.timing(), Flusher: s.flusher, Counters: s.counters, Audit: s.audit, Log: s.log.With("stream", "client"),
 	})
 	s.collectVerbs(host)
-	return nil
+	return s.clients.Restore()
 }
 
 func (s *Server) openStore() error {
@@ -229,7 +235,7 @@ func (s *Server) build(host *module.Host, registration *xep.Registration) error 
 		hooks = append(hooks, f.Hooks)
 	}
 	s.router.Hooks = hook.Join(hooks...)
-	s.users.Start(s.router.Hooks, s.router)
+	s.users.Start(s.router.Hooks, s.router, s.journal)
 	return nil
 }
 

@@ -51,7 +51,9 @@ func (a archive) Page(owner jid.JID, q storage.ArchiveQuery) (storage.ArchivePag
 			page.Messages = page.Messages[:q.Max]
 		}
 	}
-	if len(page.Messages) > 0 {
+	if len(page.Messages) == 0 {
+		page.Messages = nil
+	} else {
 		page.Index = slices.Index(selection, page.Messages[0])
 	}
 	return page, nil

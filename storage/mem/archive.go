@@ -29,17 +29,18 @@ func (a archive) Page(owner jid.JID, q storage.ArchiveQuery) (storage.ArchivePag
 	beyond := func(m storage.ArchivedMessage) bool { return m.ID <= q.After }
 	if q.Backwards {
 		beyond = func(m storage.ArchivedMessage) bool { return q.Before != 0 && m.ID >= q.Before }
-		page.Messages = slices.DeleteFunc(slices.Clone(selection), beyond)
-		if page.Complete = q.Max <= 0 || len(page.Messages) <= q.Max; !page.Complete {
+	}
+	page.Messages = slices.DeleteFunc(slices.Clone(selection), beyond)
+	if page.Complete = q.Max <= 0 || len(page.Messages) <= q.Max; !page.Complete {
+		if q.Backwards {
 			page.Messages = page.Messages[len(page.Messages)-q.Max:]
-		}
-	} else {
-		page.Messages = slices.DeleteFunc(slices.Clone(selection), beyond)
-		if page.Complete = q.Max <= 0 || len(page.Messages) <= q.Max; !page.Complete {
+		} else {
 			page.Messages = page.Messages[:q.Max]
 		}
 	}
-	if len(page.Messages) > 0 {
+	if len(page.Messages) == 0 {
+		page.Messages = nil
+	} else {
 		page.Index = slices.Index(selection, page.Messages[0])
 	}
 	return page, nil

@@ -127,7 +127,7 @@ func (m messages) add(message storage.Message) error {
 			return storage.ErrFull
 		}
 	}
-	if err := m.keep(number, kept); err != nil {
+	if err := put(m.txn, m.txn.messages, number, kept); err != nil {
 		return err
 	}
 	for _, w := range message.Waiting {
@@ -146,6 +146,9 @@ func (m messages) add(message storage.Message) error {
 		if err := m.hold(number, +1); err != nil {
 			return err
 		}
+	}
+	if err := m.hold(number, 0); err != nil {
+		return err
 	}
 	return peers(m).count(message.Counted)
 }

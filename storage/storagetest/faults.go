@@ -57,3 +57,10 @@ func (f *Faults) FailNext(err error) {
 	defer f.mu.Unlock()
 	f.next = append(f.next, err)
 }
+
+// Pending is how many errors of FailNext are left.
+func (f *Faults) Pending() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.next)
+}

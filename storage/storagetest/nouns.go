@@ -40,7 +40,7 @@ func client(id string) storage.Client {
 }
 
 // everything is how many rows fill makes, as func rows counts them.
-const everything = 11
+const everything = 15
 
 // fill gives an account, new or not, a row in every noun, and changes a secret.
 func fill(tx storage.Tx, j jid.JID) error {
@@ -76,7 +76,18 @@ func write(tx storage.Tx, j jid.JID) error {
 	if err := tx.Blocklists().Add(j, romeo, nurse); err != nil {
 		return err
 	}
-	for _, documents := range []storage.Documents{tx.Private(), tx.VCards()} {
+	last, err := tx.Archive().LastID()
+	if err != nil {
+		return err
+	}
+	for id := last + 1; id <= last+2; id++ {
+		m := archived(fmt.Sprint("archived ", id), storage.Archived{Owner: j, ID: id, With: romeo})
+		m.Offline = j
+		if err := tx.Messages().Add(m); err != nil {
+			return err
+		}
+	}
+	for _, documents := range []storage.Documents{tx.Private(), tx.VCards(), tx.Settings()} {
 		for _, key := range []string{"", "key"} {
 			if err := documents.Put(j, key, "<x xmlns='"+key+"'/>", 0); err != nil {
 				return err
@@ -123,6 +134,20 @@ func rows(t *testing.T, s storage.Store, owner jid.JID) []string {
 		if count > 0 {
 			add("count", count)
 		}
+		page, err := tx.Archive().Page(owner, storage.ArchiveQuery{})
+		if err != nil {
+			return err
+		}
+		if page.Count != 0 {
+			add("archive", page)
+		}
+		stats, err := tx.Archive().Stats(owner)
+		if err != nil {
+			return err
+		}
+		if stats.Messages != 0 {
+			add("archive", stats)
+		}
 		if stanza, at, err := tx.LastPresence().Get(owner); err == nil {
 			add("last presence", stanza+at.String())
 		}
@@ -133,7 +158,7 @@ func rows(t *testing.T, s storage.Store, owner jid.JID) []string {
 		if len(blocked) > 0 {
 			add("blocklist", blocked)
 		}
-		for what, documents := range []storage.Documents{tx.Private(), tx.VCards()} {
+		for what, documents := range []storage.Documents{tx.Private(), tx.VCards(), tx.Settings()} {
 			for _, key := range []string{"", "key"} {
 				if xml, err := documents.Get(owner, key); err == nil {
 					add(fmt.Sprint("document ", what, key), xml)
@@ -145,7 +170,7 @@ func rows(t *testing.T, s storage.Store, owner jid.JID) []string {
 	return list
 }
 
-// dump is the rows of everybody in this suite, and the secret.
+// dump is the rows of everybody in this suite, and what belongs to nobody.
 func dump(t *testing.T, s storage.Store) []string {
 	t.Helper()
 	var list []string
@@ -156,7 +181,15 @@ func dump(t *testing.T, s storage.Store) []string {
 		if secret, err := tx.Secrets().Get("key"); err == nil {
 			list = append(list, "secret: "+string(secret))
 		}
-		return nil
+		peers, err := tx.Peers().All()
+		for _, peer := range peers {
+			waiting, err := tx.Peers().Waiting(peer.ID)
+			if err != nil {
+				return err
+			}
+			list = append(list, fmt.Sprintf("peer: %+v %+v", peer, waiting))
+		}
+		return err
 	})
 	return list
 }

@@ -54,9 +54,28 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Offline", testOffline},
 		{"OfflineFull", testOfflineFull},
 		{"OfflineNumbers", testOfflineNumbers},
+		{"ArchivePages", testArchivePages},
+		{"ArchiveQueries", testArchiveQueries},
+		{"ArchiveOfUnknownIDs", testArchiveUnknownIDs},
+		{"ArchiveBoundsAndStats", testArchiveBoundsAndStats},
+		{"ArchiveOfADeletedAccount", testArchiveOfDeletedAccount},
+		{"LastID", testLastID},
+		{"Purge", testPurge},
+		{"PurgeWhatIsStillNeeded", testPurgeNeeded},
+		{"PurgeSkipsTheNewer", testPurgeUnordered},
+		{"OfflineByReference", testOfflineByReference},
+		{"OfflineFullAndArchived", testOfflineFullAndArchived},
+		{"OfflineTaken", testTaken},
+		{"Earlier", testEarlier},
+		{"Peers", testPeers},
+		{"PeersThatAreGone", testPeersGone},
+		{"WaitingForPeers", testWaiting},
+		{"Renumber", testRenumber},
+		{"FailedAddLeavesNothing", testFailedAdd},
 		{"LastPresence", testLastPresence},
 		{"Blocklists", testBlocklists},
 		{"Private", func(t *testing.T, s storage.Store) { testDocuments(t, s, storage.Tx.Private, storage.Tx.VCards) }},
+		{"Settings", func(t *testing.T, s storage.Store) { testDocuments(t, s, storage.Tx.Settings, storage.Tx.Private) }},
 		{"VCards", func(t *testing.T, s storage.Store) { testDocuments(t, s, storage.Tx.VCards, storage.Tx.Private) }},
 		{"Secrets", testSecrets},
 		{"ResourceOfOwnerIsIgnored", testResourceOfOwner},
@@ -191,6 +210,7 @@ func texts(t *testing.T, s storage.Store, owner jid.JID) []string {
 // there, and fail: everything is as before.
 func testFailedOperation(t *testing.T, s storage.Store) {
 	do(t, s, func(tx storage.Tx) error { return fill(tx, juliet) })
+	do(t, s, func(tx storage.Tx) error { return spool(tx, 1) })
 	before := dump(t, s)
 	errs := together(t, s, func(tx storage.Tx) error {
 		if err := tx.Accounts().Delete(juliet); err != nil {
@@ -212,6 +232,18 @@ func testFailedOperation(t *testing.T, s storage.Store) {
 			return err
 		}
 		if err := tx.Blocklists().Remove(juliet); err != nil {
+			return err
+		}
+		if _, err := tx.Archive().Purge(juliet, time.Now(), 1); err != nil {
+			return err
+		}
+		if err := tx.Offline().DeleteArchived(juliet); err != nil {
+			return err
+		}
+		if err := tx.Peers().Delete(1); err != nil {
+			return err
+		}
+		if err := tx.Peers().Put(storage.Peer{ID: 2}); err != nil {
 			return err
 		}
 		// Twice, and removed between: taking back in another order would not do.

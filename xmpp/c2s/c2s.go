@@ -14,11 +14,13 @@ import (
 	"sync"
 	"time"
 
+	"tombolo/storage"
 	"tombolo/xmpp/audit"
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/meter"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/ns"
@@ -33,6 +35,8 @@ type Config struct {
 	IsLocal      func(domain string) bool
 	Accounts     *auth.Accounts
 	Users        *session.Registry
+	Store        storage.Store
+	Journal      *journal.Journal
 	Hooks        *hook.Chain
 	Certificates *transport.Certificates
 	Plain        bool // offer PLAIN
@@ -79,6 +83,7 @@ type Server struct {
 func New(c Config) *Server {
 	s := &Server{Config: c, streams: make(map[*stream.Stream]struct{})}
 	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[key]endedSession)
+	s.parking.acked = make(map[*outlet]struct{})
 	s.throttle.now = time.Now
 	s.ended.L = &s.mu
 	// Session tickets are off: a full handshake costs little, and what was proved by a certificate
@@ -148,8 +153,15 @@ func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
 	}
 }
 
-// Shutdown tells all clients <system-shutdown/> and waits for their streams to end, or for ctx.
+// Shutdown ends all streams and waits for that, or for ctx. Clients that can resume their sessions lose
+// their connections, the others are told <system-shutdown/>.
 func (s *Server) Shutdown(ctx context.Context) {
+	outlets := s.parking.all()
+	for _, o := range outlets {
+		if st := o.ledger.Carrier(); st != nil {
+			st.Drop()
+		}
+	}
 	s.mu.Lock()
 	s.closing = true
 	for st := range s.streams {
@@ -165,7 +177,14 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.ended.Wait()
 	}
 	s.mu.Unlock()
-	s.endParked(true)
+	for _, o := range outlets {
+		_ = s.Users.Do(o.session.JID().Bare(), func(*session.User) { // an account that is gone has no sessions
+			if s.parking.has(o) {
+				o.Changed()
+			}
+		})
+	}
+	s.release()
 }
 
 // Connections is the number of client connections, logged in or not.

@@ -31,6 +31,7 @@ import (
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/router"
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
@@ -77,15 +78,20 @@ func serveOn(t *testing.T, store storage.Store, change func(*c2s.Config)) *serve
 	}
 	users := session.New(store, time.Now)
 	hooks := hook.Join(router.OwnHooks())
-	r := &router.Router{Users: users, Hooks: hooks, IsLocal: func(d string) bool { return d == domain },
+	messages, err := journal.New(store, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &router.Router{Users: users, Journal: messages, Hooks: hooks, IsLocal: func(d string) bool { return d == domain },
 		Remote: nowhere{}, Log: slog.Default()}
-	users.Start(hooks, r)
+	messages.Start(r.NotKept)
+	users.Start(hooks, r, messages)
 	flusher := stream.NewFlusher()
 	ctx, cancel := context.WithCancel(context.Background())
 	go flusher.Run(ctx)
 	limits := element.Limits{Bytes: 10_000, Depth: 64, Attrs: 64, Namespaces: 64}
 	cfg := c2s.Config{
-		IsLocal: r.IsLocal, Accounts: accounts, Users: users, Hooks: hooks, Certificates: certs, LoginTries: 3,
+		IsLocal: r.IsLocal, Accounts: accounts, Users: users, Store: store, Journal: messages, Hooks: hooks, Certificates: certs, LoginTries: 3,
 		Admit:   store.Admit,
 		Limits:  stream.Limits{Before: limits, After: limits, Queue: 1 << 20},
 		Timing:  stream.Timing{Login: 5 * time.Second, Quiet: time.Minute, Answer: time.Minute, Finish: time.Second},

@@ -65,6 +65,9 @@ func (c *client) handle(e element.Element) error {
 			return
 		}
 		c.outgoing(u, st)
+		if st.Kind == stanza.Presence {
+			c.session.Changed()
+		}
 	})
 }
 
@@ -127,9 +130,10 @@ func (c *client) refuse(st stanza.Stanza, v hook.Verdict) {
 // ping asks a silent client whether it is there (XEP-0199 section 4.1); any bytes are an answer.
 func (c *client) ping() {
 	server := jid.MustParse(c.stream.Local)
-	if c.outlet.ledger.Carrier() != c.stream {
-		return // somebody else's by now
-	}
-	c.outlet.Send(stanza.New(stanza.IQ, "get", "ping-"+rand.Text()[:8], server, c.session.JID(),
-		element.Leaf("ping", ns.Ping, "")).Element)
+	ping := stanza.New(stanza.IQ, "get", "ping-"+rand.Text()[:8], server, c.session.JID(), element.Leaf("ping", ns.Ping, ""))
+	_ = c.server.Users.Do(c.account, func(u *session.User) { // an account that is gone has no sessions
+		if c.current(u) {
+			c.outlet.Send(ping.Element)
+		}
+	})
 }

@@ -63,6 +63,7 @@ func (c *client) enable(e element.Element) error {
 		default:
 			enabled := c.outlet.enabled(e)
 			c.outlet.ledger.Start(func() { c.stream.Send(enabled) })
+			c.outlet.Changed()
 		}
 	})
 	if twice {
@@ -84,6 +85,7 @@ func (o *outlet) enabled(enable element.Element) element.Element {
 			o.grace = min(o.grace, time.Duration(wish)*time.Second)
 		}
 		o.server.parking.enter(o)
+		o.found()
 		w.Attr("id", secret).Attr("resume", "true").
 			Attr("max", strconv.Itoa(max(1, int(o.grace/time.Second))))
 	}
@@ -108,6 +110,9 @@ func (c *client) acknowledged(e element.Element) error {
 		}
 		arrived, err := c.outlet.ledger.Acknowledge(h)
 		u.Arrived(arrived)
+		if c.outlet.peer != 0 {
+			c.server.parking.noteAcked(c.outlet)
+		}
 		refused = err
 	})
 	if refused != nil {
@@ -207,17 +212,22 @@ func (c *client) displace(o *outlet) {
 
 // adopt makes a session without a stream this client's.
 func (c *client) adopt(u *session.User, o *outlet, h uint32, announce func(uint32)) error {
+	arrived, changed, err := o.ledger.Acknowledged(h)
+	if err != nil {
+		return err
+	}
 	c.session, c.outlet = o.session, o
-	arrived, err := o.ledger.Resume(c.stream, h, func(handled uint32) {
+	u.Arrived(arrived)
+	o.ledger.Resume(c.stream, o.renumbered(o.ledger.Acked(), changed), func(handled uint32) {
 		c.stream.Log = c.stream.Log.With("resource", o.session.JID().Resource())
 		announce(handled)
 	})
-	if err != nil {
-		c.session, c.outlet = nil, nil
-		return err
+	c.server.parking.wait(o, time.Time{})
+	c.server.parking.noteAcked(o)
+	if o.old {
+		o.old = false
+		u.Restored(o.session)
 	}
-	o.server.parking.wait(o, time.Time{})
-	u.Arrived(arrived)
 	c.stream.Log.Debug("session resumed")
 	return nil
 }

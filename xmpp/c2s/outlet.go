@@ -20,6 +20,8 @@ type outlet struct {
 
 	asked bool          // for stream management
 	id    key           // of resumption; zero: it cannot be resumed
+	peer  uint64        // the same in the store
+	old   bool          // from before a restart, and not resumed since
 	grace time.Duration // how long the session lives without a stream
 
 	since time.Time // without a stream; zero: there is one. Guarded by the lock of server.parking
@@ -36,16 +38,21 @@ func (s *Server) newOutlet(st *stream.Stream) *outlet {
 }
 
 // Send enqueues a stanza to the client.
-func (o *outlet) Send(e element.Element) { o.Track(e, nil) }
+func (o *outlet) Send(e element.Element) { o.Track(e, nil, nil) }
 
 // Track implements session.Keeper.
-func (o *outlet) Track(e element.Element, note any) {
-	if !o.ledger.Send(e, note) {
+func (o *outlet) Track(e element.Element, note any, gate *stream.Gate) uint64 {
+	number, ok := o.ledger.Send(e, note, gate)
+	if !ok {
 		o.server.Counters.Hit("limit: unacknowledged stanzas")
 		go o.server.Users.End(o.session, &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
 			Text: "too much is not acknowledged"}) // here its user is locked
 	}
+	return number
 }
+
+// Peer implements session.Keeper.
+func (o *outlet) Peer() uint64 { return o.peer }
 
 // Managed implements session.Keeper.
 func (o *outlet) Managed() bool { return o.ledger.Counts() }
@@ -53,6 +60,7 @@ func (o *outlet) Managed() bool { return o.ledger.Counts() }
 // Close ends the stream, if there is one, and all hope for another.
 func (o *outlet) Close(err *stanza.StreamError) {
 	o.server.parking.leave(o)
+	o.forget()
 	if st := o.ledger.Carrier(); st != nil {
 		st.Close(err)
 	}

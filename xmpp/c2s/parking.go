@@ -2,6 +2,8 @@ package c2s
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +18,7 @@ type parking struct {
 	mu      sync.Mutex
 	outlets map[key]*outlet
 	ended   map[key]endedSession
+	acked   map[*outlet]struct{} // what their clients acknowledged is in the store still
 }
 
 type endedSession struct {
@@ -55,6 +58,38 @@ func (p *parking) handled(id key, account jid.JID) (count uint32, ok bool) {
 	return e.handled, ok && e.account == account
 }
 
+// all are the outlets whose sessions can be resumed.
+func (p *parking) all() []*outlet {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.outlets))
+}
+
+// has says whether the session of an outlet can be resumed.
+func (p *parking) has(o *outlet) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outlets[o.id] == o
+}
+
+// noteAcked notes that a client has acknowledged something.
+func (p *parking) noteAcked(o *outlet) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.acked[o] = struct{}{}
+}
+
+// takeAcked are the outlets whose clients have acknowledged something since it was last called.
+func (p *parking) takeAcked() (list []*outlet) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for o := range p.acked {
+		list = append(list, o)
+	}
+	clear(p.acked)
+	return list
+}
+
 // wait notes that an outlet has no stream since then, or has one for the zero time.
 func (p *parking) wait(o *outlet, since time.Time) {
 	p.mu.Lock()
@@ -71,17 +106,18 @@ func (p *parking) leave(o *outlet) {
 		return
 	}
 	delete(p.outlets, o.id)
+	delete(p.acked, o)
 	if len(p.ended) < remembered {
 		p.ended[o.id] = endedSession{o.session.JID().Bare(), handled, time.Now()}
 	}
 }
 
-// late are the outlets that have no stream, for longer than their grace or, where all is set, at all.
-func (p *parking) late(now time.Time, all bool) (late []*outlet) {
+// late are the outlets that have had no stream for longer than their grace.
+func (p *parking) late(now time.Time) (late []*outlet) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range p.outlets {
-		if !o.since.IsZero() && (all || now.Sub(o.since) > o.grace) {
+		if !o.since.IsZero() && now.Sub(o.since) > o.grace {
 			late = append(late, o)
 		}
 	}
@@ -93,23 +129,31 @@ func (p *parking) late(now time.Time, all bool) (late []*outlet) {
 	return late
 }
 
-// Run ends sessions that nobody has resumed in time, until the context ends. One clock serves all.
+// Run ends sessions that nobody has resumed in time, and lets go what was acknowledged, until the context
+// ends. One clock serves all.
 func (s *Server) Run(ctx context.Context) error {
-	tick := time.NewTicker(min(max(s.Resume/16, 20*time.Millisecond), 5*time.Second))
-	defer tick.Stop()
+	late := time.NewTicker(min(max(s.Resume/16, 20*time.Millisecond), 5*time.Second))
+	defer late.Stop()
+	release := time.NewTicker(releaseTime)
+	defer release.Stop()
 	for {
 		select {
-		case <-tick.C:
-			s.endParked(false)
+		case <-late.C:
+			s.endParked()
+		case <-release.C:
+			s.release()
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// endParked ends the sessions that have waited too long for a stream, or all that wait.
-func (s *Server) endParked(all bool) {
-	for _, o := range s.parking.late(time.Now(), all) {
+// releaseTime is how long what a client has acknowledged may stay in the store.
+const releaseTime = 250 * time.Millisecond
+
+// endParked ends the sessions that have waited too long for a stream.
+func (s *Server) endParked() {
+	for _, o := range s.parking.late(time.Now()) {
 		_ = s.Users.Do(o.session.JID().Bare(), func(u *session.User) { // a removed account has no sessions
 			if o.ledger.Carrier() == nil {
 				u.End(o.session, nil)

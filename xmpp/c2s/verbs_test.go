@@ -59,7 +59,7 @@ func openOffice(t *testing.T) *office {
 	isLocal := func(d string) bool { return d == "a.test" || d == "b.test" }
 	users := session.New(store, now)
 	hooks := hook.Join(router.OwnHooks())
-	users.Start(hooks, &router.Router{Users: users, Hooks: hooks, IsLocal: isLocal, Remote: nowhere{}, Log: slog.Default()})
+	users.Start(hooks, &router.Router{Users: users, Hooks: hooks, IsLocal: isLocal, Remote: nowhere{}, Log: slog.Default()}, nil)
 	o := &office{t: t, ended: make(map[string]string)}
 	o.host = &module.Host{Store: store, Users: users, Accounts: accounts, Now: now, IsLocal: isLocal,
 		Domains: func() []module.Domain { return []module.Domain{{Name: "a.test"}, {Name: "b.test"}} }}

@@ -32,9 +32,24 @@ type Hooks struct {
 	// The session's state is already the new one; was is the presence before, zero if none.
 	Presence func(u User, s Session, st stanza.Stanza, was stanza.Stanza)
 
+	// Accepted sees each message that a user is about to get, or that is about to be kept for him, and
+	// may add to it.
+	Accepted func(u User, st *stanza.Stanza)
+
+	// Postponed says whether a session has to wait for a message, because it does not have yet what was
+	// kept for the user before. Who says so takes the message as Undelivered.
+	Postponed func(u User, st stanza.Stanza, to Session) bool
+
+	// Delivered sees each message that sessions of the user have got just now, before any of it leaves.
+	Delivered func(u User, st stanza.Stanza, to []Session)
+
 	// Undelivered is asked what to do with a message that the rules want to be kept because no
 	// session can take it now (RFC 6121 section 8.5.2.2). Handled means that somebody took it.
 	Undelivered func(u User, st *stanza.Stanza) Verdict
+
+	// SessionRestored follows when a client has resumed a session that is from before a restart of the
+	// server: it has not got what was on its way then and is not kept, such as presence.
+	SessionRestored func(u User, s Session)
 
 	// SessionBound and SessionEnded frame the life of a session. At SessionEnded the session is no
 	// longer among the user's, and its unavailable presence has been announced.
@@ -107,6 +122,14 @@ type Session interface {
 	// Send enqueues a stanza as it is; it never blocks.
 	Send(e element.Element)
 
+	// Pass is Send of the message st, or of a copy of it, in the form e: it leaves when what is to be
+	// kept of st is on disk, and is kept itself until the client has acknowledged it, where that
+	// matters (package journal).
+	Pass(st stanza.Stanza, e element.Element, form storage.Form)
+
+	// Resumable says whether what is passed to the session outlives a restart.
+	Resumable() bool
+
 	// Hand is Send for a message that is kept until it has arrived: acknowledged by the client
 	// (XEP-0198) or, of one that does not acknowledge, written. done is told once, under the lock of
 	// the user: if it has not arrived, the session has ended, and who kept the message has it back.
@@ -126,6 +149,11 @@ type Session interface {
 	// must learn that it ended (RFC 6121 section 4.6).
 	Directed() *Directed
 
+	// Enable turns something on that the session's client has asked for, by its namespace; it stays on
+	// if the session is resumed.
+	Enable(ns string, on bool)
+	Enabled(ns string) bool
+
 	// Since is when the session was bound.
 	Since() time.Time
 }
@@ -138,7 +166,11 @@ type Chain struct {
 	outgoing     []func(User, Session, *stanza.Stanza) Verdict
 	incoming     []func(User, *stanza.Stanza) Verdict
 	presence     []func(User, Session, stanza.Stanza, stanza.Stanza)
+	accepted     []func(User, *stanza.Stanza)
+	postponed    []func(User, stanza.Stanza, Session) bool
+	delivered    []func(User, stanza.Stanza, []Session)
 	undelivered  []func(User, *stanza.Stanza) Verdict
+	restored     []func(User, Session)
 	bound, ended []func(User, Session)
 	removed      []func(User)
 }
@@ -150,7 +182,11 @@ func Join(all ...Hooks) *Chain {
 		add(&c.outgoing, h.Outgoing, h.Outgoing != nil)
 		add(&c.incoming, h.Incoming, h.Incoming != nil)
 		add(&c.presence, h.Presence, h.Presence != nil)
+		add(&c.accepted, h.Accepted, h.Accepted != nil)
+		add(&c.postponed, h.Postponed, h.Postponed != nil)
+		add(&c.delivered, h.Delivered, h.Delivered != nil)
 		add(&c.undelivered, h.Undelivered, h.Undelivered != nil)
+		add(&c.restored, h.SessionRestored, h.SessionRestored != nil)
 		add(&c.bound, h.SessionBound, h.SessionBound != nil)
 		add(&c.ended, h.SessionEnded, h.SessionEnded != nil)
 		add(&c.removed, h.AccountRemoved, h.AccountRemoved != nil)
@@ -191,6 +227,30 @@ func (c *Chain) Presence(u User, s Session, st, was stanza.Stanza) {
 	}
 }
 
+// Accepted tells the features that a message is about to be delivered or kept.
+func (c *Chain) Accepted(u User, st *stanza.Stanza) {
+	for _, f := range c.accepted {
+		f(u, st)
+	}
+}
+
+// Postponed asks the features whether a session has to wait for a message.
+func (c *Chain) Postponed(u User, st stanza.Stanza, to Session) bool {
+	for _, f := range c.postponed {
+		if f(u, st, to) {
+			return true
+		}
+	}
+	return false
+}
+
+// Delivered tells the features which sessions have got a message.
+func (c *Chain) Delivered(u User, st stanza.Stanza, to []Session) {
+	for _, f := range c.delivered {
+		f(u, st, to)
+	}
+}
+
 // Undelivered asks the features to keep a message.
 func (c *Chain) Undelivered(u User, st *stanza.Stanza) Verdict {
 	for _, f := range c.undelivered {
@@ -199,6 +259,13 @@ func (c *Chain) Undelivered(u User, st *stanza.Stanza) Verdict {
 		}
 	}
 	return Pass
+}
+
+// SessionRestored tells the features of a session that has outlived a restart.
+func (c *Chain) SessionRestored(u User, s Session) {
+	for _, f := range c.restored {
+		f(u, s)
+	}
 }
 
 // SessionBound tells the features of a new session.

@@ -16,6 +16,7 @@ import (
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
 )
@@ -25,6 +26,7 @@ type Host struct {
 	Store    storage.Store
 	Users    *session.Registry
 	Accounts *auth.Accounts
+	Journal  *journal.Journal
 	Log      *slog.Logger
 	Now      func() time.Time
 	Started  time.Time

@@ -55,6 +55,8 @@ const (
 	Ping         = "urn:xmpp:ping"                          // XEP-0199
 	Time         = "urn:xmpp:time"                          // XEP-0202
 	Delay        = "urn:xmpp:delay"                         // XEP-0203
+	Carbons      = "urn:xmpp:carbons:2"                     // XEP-0280
+	MAM          = "urn:xmpp:mam:2"                         // XEP-0313
 	Hints        = "urn:xmpp:hints"                         // XEP-0334
 	Forward      = "urn:xmpp:forward:0"                     // XEP-0297
 	ClientAccess = "urn:xmpp:cam:0"                         // XEP-0494

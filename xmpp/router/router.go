@@ -12,6 +12,7 @@ import (
 	"tombolo/storage"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
@@ -27,6 +28,7 @@ const maxUnanswered = 1000
 type Router struct {
 	Users   *session.Registry
 	Hooks   *hook.Chain
+	Journal *journal.Journal
 	IsLocal func(domain string) bool
 	Remote  Remote
 	Log     *slog.Logger
@@ -109,17 +111,26 @@ func (r *Router) Deliver(u *session.User, st stanza.Stanza) {
 	}
 }
 
+// message delivers or keeps a message. What is to be kept of it is written before anybody sees it, and
+// before its sender is told that it has arrived (XEP-0198 section 4).
 func (r *Router) message(u *session.User, st stanza.Stanza) {
 	match := u.Find(st.To)
-	switch messageRule(situationOf(u), formOf(st.To, match != nil), st.Type) {
+	action := messageRule(situationOf(u), formOf(st.To, match != nil), st.Type)
+	switch action {
 	case silence:
+		return
 	case refusal:
 		refuse(u, st, stanza.ServiceUnavailable(""))
-	case one:
-		match.Send(st.Element)
-	case all:
-		u.SendAll(st.Element, func(s *session.Session) bool { return s.Available() && s.Priority() >= 0 })
-	case offline:
+		return
+	}
+	if _, _, ok := st.Counted(); ok && st.Lasting() {
+		st, _ = r.Journal.Open(st)
+	}
+	r.Hooks.Accepted(u, &st)
+	to, later := r.recipients(u, st, action, match)
+	u.Pass(st, to)
+	r.Hooks.Delivered(u, st, to)
+	if action == offline || later {
 		v := r.Hooks.Undelivered(u, &st)
 		if err := v.Err(); err != nil {
 			refuse(u, st, err)
@@ -127,6 +138,25 @@ func (r *Router) message(u *session.User, st stanza.Stanza) {
 			refuse(u, st, stanza.ServiceUnavailable(""))
 		}
 	}
+	if e := journal.Of(st); e != nil {
+		e.Submit(st, u.Submit)
+	}
+}
+
+// recipients are the sessions that get a message now. Later says that it has to be kept besides, for
+// one that is getting what was kept before.
+func (r *Router) recipients(u *session.User, st stanza.Stanza, what action, match *session.Session) (to []hook.Session, later bool) {
+	to = u.Recipients()
+	for _, s := range u.Bound() {
+		switch {
+		case what == one && s != match, what == all && !(s.Available() && s.Priority() >= 0), what == offline:
+		case r.Hooks.Postponed(u, st, s):
+			later = true
+		default:
+			to = append(to, s)
+		}
+	}
+	return to, later
 }
 
 // presence delivers available and unavailable presence and presence errors; the roster has taken
@@ -163,6 +193,21 @@ func (r *Router) iq(u *session.User, st stanza.Stanza) {
 	default:
 		s.Received(st)
 		s.Send(st.Element)
+	}
+}
+
+// NotKept returns a message to its sender that could not be written. It does not wait.
+func (r *Router) NotKept(st stanza.Stanza, err error) {
+	switch {
+	case errors.Is(err, storage.ErrFull): // XEP-0160 section 2
+		err = stanza.ServiceUnavailable("too many messages wait for this user")
+	case errors.Is(err, storage.ErrNoSpace):
+		err = stanza.ResourceConstraint("the server has no space left")
+	default:
+		r.Log.Error("message could not be kept", "from", st.From, "to", st.To, "err", err)
+	}
+	if answer, ok := st.ErrorReply(stanza.AsError(err)); ok {
+		go r.Route(answer)
 	}
 }
 

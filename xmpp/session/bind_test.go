@@ -43,7 +43,7 @@ func registry(t *testing.T, accounts ...string) *session.Registry {
 		}
 	}
 	r := session.New(store, time.Now)
-	r.Start(hook.Join(), silent{})
+	r.Start(hook.Join(), silent{}, nil)
 	return r
 }
 

@@ -1,8 +1,10 @@
 package session
 
 import (
+	"tombolo/storage"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
 )
@@ -11,11 +13,16 @@ import (
 // does not acknowledge, what was written to it.
 type Keeper interface {
 	Sink
-	// Track is Send of something with a note on it. Of what has arrived, the keeper tells Arrived,
-	// under the user's lock.
-	Track(e element.Element, note any)
+	// Track is Send of something with a note on it, that leaves when the gate, if not nil, is open; it
+	// returns the number by which the client will acknowledge it, 0 for none. Of what has arrived, the
+	// keeper tells Arrived, under the user's lock.
+	Track(e element.Element, note any, gate *stream.Gate) (number uint64)
 	// Managed says whether the client acknowledges.
 	Managed() bool
+	// Peer is the peer as which the client's session is found after a restart, 0 if it is not.
+	Peer() uint64
+	// Changed is told when what must be found then has changed.
+	Changed()
 	// Settle, after Close, returns what was written and what was lost, each in order: of a client
 	// that acknowledges everything that it did not, of others what has a note.
 	Settle() (written, lost []stream.Parcel)
@@ -60,14 +67,42 @@ func (u *User) again(p stream.Parcel) {
 	if !stanza.Delayed(p.Element, u.account) {
 		st = st.WithElement(stanza.Delay(p.Element, u.account.Server(), p.Sent))
 	}
+	if st.Lasting() {
+		st, _ = u.registry.journal.Open(st) // its sender has been told that it is kept
+		defer u.registry.journal.Close(st)
+	}
 	u.registry.router.Receive(u, st)
 }
+
+// Pass is Send of a message that waits for its entry in the journal.
+func (s *Session) Pass(st stanza.Stanza, e element.Element, form storage.Form) {
+	var n any
+	if form != storage.Plain {
+		n = carbon{}
+	}
+	s.pass(st, e, form, n, 1)
+}
+
+func (s *Session) pass(st stanza.Stanza, e element.Element, form storage.Form, n any, copies int) {
+	if s.keeper == nil {
+		s.sink.Send(e)
+		return
+	}
+	entry := journal.Of(st)
+	entry.Wait(s.keeper.Peer(), s.keeper.Track(e, n, entry.Gate()), form, copies)
+}
+
+// carbon is the note on a copy: the message itself is not lost with it.
+type carbon struct{}
+
+func (carbon) arrived(*User)             {}
+func (carbon) lost(*User, stream.Parcel) {}
 
 // Hand is Send of a message that is kept elsewhere: done is told once, under the user's lock, whether
 // it has arrived. If not it is not sent on; who kept it has it back.
 func (s *Session) Hand(e element.Element, done func(u hook.User, arrived bool)) {
 	if s.keeper != nil {
-		s.keeper.Track(e, handed(done))
+		s.keeper.Track(e, handed(done), nil)
 		return
 	}
 	s.sink.Send(e)
@@ -94,31 +129,53 @@ func (c *copies) lost(u *User, p stream.Parcel) {
 	}
 }
 
-// SendAll enqueues a message to all sessions that are to have it.
-func (u *User) SendAll(e element.Element, eligible func(*Session) bool) {
-	count, managed := 0, 0
-	for _, s := range u.sessions {
-		if eligible(s) {
-			count++
-			if s.managed() {
+// Lost are the notes on messages that sessions of an account had not acknowledged before a restart, by
+// their ids in its archive. A message that several sessions were sent is sent on only when all of
+// them have lost it.
+type Lost map[uint64]*copies
+
+// Note is the note on what one session had not acknowledged.
+func (l Lost) Note(m storage.Unacknowledged, id uint64) any {
+	switch {
+	case m.Form != storage.Plain:
+		return carbon{}
+	case id == 0 || m.Copies < 2:
+		return nil
+	case l[id] == nil:
+		l[id] = new(copies)
+	}
+	c := l[id]
+	c.left++
+	c.done = c.left < int(m.Copies) // the others have it
+	return c
+}
+
+// Pass enqueues a message to some of the user's sessions.
+func (u *User) Pass(st stanza.Stanza, to []hook.Session) {
+	managed := 0
+	if len(to) > 1 {
+		for _, s := range to {
+			if s.(*Session).managed() {
 				managed++
 			}
 		}
 	}
 	var c *copies
-	if count > 1 && managed > 0 {
+	if managed > 0 {
 		// What a client does not acknowledge counts as arrived.
-		c = &copies{left: managed, done: managed < count}
+		c = &copies{left: managed, done: managed < len(to)}
 	}
-	for _, s := range u.sessions {
-		switch {
-		case !eligible(s):
-		case c != nil && s.managed():
-			s.keeper.Track(e, c)
-		default:
-			s.sink.Send(e)
+	for _, one := range to {
+		s := one.(*Session)
+		if c != nil && s.managed() {
+			s.pass(st, st.Element, storage.Plain, c, len(to))
+		} else {
+			s.pass(st, st.Element, storage.Plain, nil, len(to))
 		}
 	}
 }
+
+// Resumable says whether the session, with what is passed to it, outlives a restart.
+func (s *Session) Resumable() bool { return s.keeper != nil && s.keeper.Peer() != 0 }
 
 func (s *Session) managed() bool { return s.keeper != nil && s.keeper.Managed() }

@@ -22,6 +22,7 @@ import (
 	"tombolo/storage"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/stanza"
 )
 
@@ -31,13 +32,14 @@ type Registry struct {
 	// MaxSessions is how many sessions an account may have; 0: no limit. It is set before Start.
 	MaxSessions int
 
-	store  storage.Store
-	now    func() time.Time
-	hooks  *hook.Chain
-	router Router
-	loads  []func(storage.Tx, jid.JID) (any, error)
-	seed   maphash.Seed
-	shards [64]shard
+	store   storage.Store
+	now     func() time.Time
+	hooks   *hook.Chain
+	router  Router
+	journal *journal.Journal
+	loads   []func(storage.Tx, jid.JID) (any, error)
+	seed    maphash.Seed
+	shards  [64]shard
 }
 
 type shard struct {
@@ -65,8 +67,10 @@ type Router interface {
 	Deliver(u *User, st stanza.Stanza)
 }
 
-// Start gives the registry the hooks of all features and the router.
-func (r *Registry) Start(hooks *hook.Chain, router Router) { r.hooks, r.router = hooks, router }
+// Start gives the registry the hooks of all features, the router and the journal.
+func (r *Registry) Start(hooks *hook.Chain, router Router, journal *journal.Journal) {
+	r.hooks, r.router, r.journal = hooks, router, journal
+}
 
 // Do runs fn under the lock of an account, then carries out the effects. It returns an error
 // that wraps storage.ErrNotFound where there is no such account.
@@ -138,6 +142,43 @@ func (r *Registry) Bind(b Binding) (*Session, error) {
 		}
 	}
 }
+
+// A Remnant is what is left of a session after a restart.
+type Remnant struct {
+	Full       jid.JID
+	Client     string
+	Since      time.Time
+	Sink       Keeper
+	Presence   stanza.Stanza // zero: not available
+	Interested bool
+	Enabled    []string
+	Directed   []jid.JID
+	// Found is called with the session under the user's lock.
+	Found func(*User, *Session)
+}
+
+// Restore makes the session that there was. Nobody learns of it: to everybody else it has never ended.
+func (r *Registry) Restore(old Remnant) error {
+	return r.Do(old.Full.Bare(), func(u *User) {
+		s := &Session{full: old.Full, client: old.Client, sink: old.Sink, keeper: old.Sink, user: u, since: old.Since,
+			interested: old.Interested, enabled: old.Enabled}
+		if !old.Presence.Element.IsZero() {
+			s.SetPresence(old.Presence)
+		}
+		for _, entity := range old.Directed {
+			if s.directed == nil {
+				s.directed = make(hook.Directed)
+			}
+			s.directed[entity] = struct{}{}
+		}
+		r.repin(u, +1)
+		u.sessions = append(u.sessions, s)
+		old.Found(u, s)
+	})
+}
+
+// Restored tells the features that the client of a session that was restored is back.
+func (u *User) Restored(s *Session) { u.registry.hooks.SessionRestored(u, s) }
 
 // ErrTooMany is Bind's refusal of one session more.
 var ErrTooMany = errors.New("too many sessions")
@@ -279,11 +320,12 @@ type User struct {
 	load     func() error // reads the account once
 	pins     int          // guarded by the shard's lock
 
-	mu       sync.Mutex
-	sessions []*Session
-	values   []any
-	gone     bool // the account is being removed
-	ended    int  // how often sessions were ended for what the account or its clients lost
+	mu         sync.Mutex
+	sessions   []*Session
+	recipients []hook.Session // made once, for Recipients
+	values     []any
+	gone       bool // the account is being removed
+	ended      int  // how often sessions were ended for what the account or its clients lost
 
 	effects  []effect
 	carrying bool // somebody is carrying out effects and will find new ones
@@ -300,6 +342,15 @@ func (u *User) JID() jid.JID { return u.account }
 
 // Bound are the account's sessions, oldest first.
 func (u *User) Bound() []*Session { return u.sessions }
+
+// Recipients is an empty list for those who get a message. There is one: it is for who holds the lock,
+// until the message is delivered.
+func (u *User) Recipients() []hook.Session {
+	if u.recipients == nil {
+		u.recipients = make([]hook.Session, 0, 8)
+	}
+	return u.recipients[:0]
+}
 
 // Sessions are the same as hooks see them.
 func (u *User) Sessions() []hook.Session {
@@ -456,5 +507,6 @@ func (u *User) carry() {
 
 func (r *Registry) route(st stanza.Stanza) {
 	defer st.Release()
+	defer r.journal.Close(st)
 	r.router.Route(st)
 }

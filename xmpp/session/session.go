@@ -2,6 +2,7 @@ package session
 
 import (
 	"iter"
+	"slices"
 	"time"
 
 	"tombolo/xmpp/element"
@@ -31,6 +32,7 @@ type Session struct {
 	presence   stanza.Stanza
 	priority   int
 	interested bool
+	enabled    []string // namespaces
 	directed   hook.Directed
 	pending    map[Request]waiting
 	unanswered int // requests in pending
@@ -79,7 +81,36 @@ func (s *Session) SetPresence(st stanza.Stanza) (was stanza.Stanza) {
 func (s *Session) Interested() bool { return s.interested }
 
 // SetInterested marks the client as one that gets roster pushes.
-func (s *Session) SetInterested() { s.interested = true }
+func (s *Session) SetInterested() {
+	s.interested = true
+	s.Changed()
+}
+
+// Enable turns something on or off that the client has asked for, by its namespace.
+func (s *Session) Enable(ns string, on bool) {
+	if on == s.Enabled(ns) {
+		return
+	}
+	if on {
+		s.enabled = append(s.enabled, ns)
+	} else {
+		s.enabled = slices.DeleteFunc(s.enabled, func(other string) bool { return other == ns })
+	}
+	s.Changed()
+}
+
+// Enabled says whether something is on.
+func (s *Session) Enabled(ns string) bool { return slices.Contains(s.enabled, ns) }
+
+// AllEnabled is all that is on.
+func (s *Session) AllEnabled() []string { return s.enabled }
+
+// Changed is called when the session is not any more as it was, in a way that is to outlive a restart.
+func (s *Session) Changed() {
+	if s.keeper != nil {
+		s.keeper.Changed()
+	}
+}
 
 // Directed are the entities that got directed presence from this session.
 func (s *Session) Directed() *hook.Directed { return &s.directed }

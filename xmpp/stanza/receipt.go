@@ -6,6 +6,9 @@ package stanza
 type Receipts interface {
 	Hold(number uint32)
 	Release(number uint32)
+	// Peer is the peer as which its count is on disk, 0 if it is not; Kept tells that a count is there.
+	Peer() uint64
+	Kept(count uint32)
 }
 
 // WithReceipt returns s as the one of that number in r. The number goes along with copies of s, and
@@ -28,3 +31,29 @@ func (s Stanza) Release() {
 		s.receipts.Release(s.number)
 	}
 }
+
+// Counted is the place of s among what its peer has sent, and where that is kept. It is not ok where
+// the peer does not count; peer is 0 where the count is not on disk.
+func (s Stanza) Counted() (peer uint64, number uint32, ok bool) {
+	if s.receipts == nil {
+		return 0, 0, false
+	}
+	return s.receipts.Peer(), s.number, true
+}
+
+// Kept tells that s and everything that came before it is on disk.
+func (s Stanza) Kept() {
+	if s.receipts != nil {
+		s.receipts.Kept(s.number)
+	}
+}
+
+// WithCourse returns s with a note of what is to become of it, which goes along with copies of s and not
+// with what is made from it. It belongs to package journal.
+func (s Stanza) WithCourse(course any) Stanza {
+	s.course = course
+	return s
+}
+
+// Course is the note of WithCourse, or nil.
+func (s Stanza) Course() any { return s.course }

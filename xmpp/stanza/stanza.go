@@ -49,6 +49,7 @@ type Stanza struct {
 
 	receipts Receipts
 	number   uint32
+	course   any
 }
 
 // ErrNotStanza is what Parse says of an element that is none of the three.

@@ -2,21 +2,25 @@ package stream
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	"tombolo/storage"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/stanza"
 )
 
-// A Parcel is a stanza that was sent and is not known to have arrived. Note is what its sender wrote
-// on it.
+// A Parcel is a stanza that was sent and is not known to have arrived. Number is its place among what
+// the peer was sent and counts, from 1. Note is what its sender wrote on it.
 type Parcel struct {
 	Element element.Element
 	Sent    time.Time
+	Number  uint64
 	Note    any
+	Gate    *Gate // nil: it could leave at once
 
 	end int64 // not counting: where it ends in what the stream has written
 }
@@ -24,6 +28,8 @@ type Parcel struct {
 // A Ledger is one end of stream management (XEP-0198): what the peer was sent and has not
 // acknowledged, and how much of what it has sent is handled. It outlives its stream: between two it
 // collects. Before Start nothing counts, and a parcel with a note has arrived when it is written.
+//
+// Numbers are of 64 bits, so they do not wrap within reach; what the peer says of them is of 32.
 //
 // Its lock comes before that of a stream's queue. Nothing that it does waits. Who carries the ledger
 // changes under a lock of its owner, as does what Acknowledge, Written and Settle take out.
@@ -35,17 +41,25 @@ type Ledger struct {
 	stream   *Stream // that carries it; nil: none
 	counting bool
 
-	acked uint32   // the peer's h
-	kept  []Parcel // behind it, oldest first
-	bytes int      // of kept
-	full  bool     // there was too much, and the owner knows
+	sent     uint64   // the greatest number
+	acked    uint64   // the peer's h
+	kept     []Parcel // behind it, oldest first
+	restored bool     // kept is from before a restart: sent is not known, and there may be gaps
+	bytes    int      // of kept
+	full     bool     // there was too much, and the owner knows
 
 	received uint32  // stanzas of the peer
 	open     []int32 // how often the last len(open) of these are held
 	asked    bool    // the peer waits for an answer
+	overdue  bool    // it has waited long enough
 	awaited  uint32  // what it knows to have sent
 	late     *time.Timer
-	settled  chan struct{} // closed when nothing is open; nil: nobody waits
+	settled  chan struct{} // closed when nothing is open, and on disk where it has to be; nil: nobody waits
+
+	peer    uint64                              // as which the count is on disk; 0: it need not be
+	durable uint32                              // the count that is on disk
+	keep    func(count uint32, done func(bool)) // brings it there
+	keeping bool
 }
 
 // patience is how long an answer may wait for what came before its request.
@@ -55,6 +69,27 @@ const patience = 20 * time.Millisecond
 // acknowledgement are too much.
 func NewLedger(s *Stream, limit int, now func() time.Time) *Ledger {
 	return &Ledger{stream: s, limit: limit, now: now}
+}
+
+// Restore makes a ledger as it was before a restart, without a stream: the peer had acknowledged acked
+// stanzas, may not have got those kept, whose Numbers rise, and had sent received.
+func Restore(limit int, now func() time.Time, acked uint64, kept []Parcel, received uint32) *Ledger {
+	l := &Ledger{limit: limit, now: now, counting: true, acked: acked, sent: acked, kept: kept, restored: true,
+		received: received, durable: received}
+	for _, p := range kept {
+		l.bytes += len(p.Element.String())
+		l.sent = p.Number
+	}
+	return l
+}
+
+// Persist makes the ledger tell the peer only what is on disk, as the count of that peer of the store.
+// keep brings a count there; it does not wait, and calls done, with false if it failed. Receipts that
+// are kept elsewhere (Kept) are on disk as well.
+func (l *Ledger) Persist(peer uint64, keep func(count uint32, done func(bool))) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.peer, l.keep = peer, keep
 }
 
 // Carrier is the stream that carries the ledger now, nil for none.
@@ -79,40 +114,42 @@ func (l *Ledger) Start(announce func()) {
 	l.counting = true
 }
 
-// Send enqueues a stanza to the peer, or keeps it for when there is a stream again. It reports false
-// once, when there is too much that the peer has not acknowledged.
-func (l *Ledger) Send(e element.Element, note any) bool {
+// Send enqueues a stanza to the peer, or keeps it for when there is a stream again. It leaves when the
+// gate, if not nil, is open. Send returns the stanza's number, 0 where it does not count, and reports
+// false once, when there is too much that the peer has not acknowledged.
+func (l *Ledger) Send(e element.Element, note any, gate *Gate) (number uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.counting {
-		return l.post(e, note)
+		l.post(e, note, gate)
+		return 0, true
 	}
-	l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Note: note})
+	l.sent++
+	l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Number: l.sent, Note: note, Gate: gate})
 	l.bytes += len(e.String())
 	if l.stream != nil && !l.stream.closed() {
-		l.stream.queue.add(e, "", counted)
+		l.stream.queue.add(e, "", counted, gate)
 	}
 	if l.bytes > l.limit && !l.full {
 		l.full = true
-		return false
+		return l.sent, false
 	}
-	return true
+	return l.sent, true
 }
 
 // post is Send without stream management.
-func (l *Ledger) post(e element.Element, note any) bool {
-	end, ok := l.stream.Post(e)
+func (l *Ledger) post(e element.Element, note any, gate *Gate) {
+	end, ok := l.stream.post(e, gate)
 	if note != nil {
 		if !ok {
 			end = 1<<63 - 1
 		}
-		l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Note: note, end: end})
+		l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Note: note, Gate: gate, end: end})
 		l.bytes += len(e.String())
 		if ok && len(l.kept) == 1 {
 			l.stream.queue.await(end)
 		}
 	}
-	return true
 }
 
 // Written takes out what was written without stream management.
@@ -122,6 +159,7 @@ func (l *Ledger) Written() (written []Parcel) {
 	if l.counting {
 		return nil
 	}
+	l.forgetFailed()
 	written = l.drop(l.written())
 	if len(l.kept) > 0 {
 		l.stream.queue.await(l.kept[0].end)
@@ -172,19 +210,51 @@ func (l *Ledger) Acknowledge(h uint32) ([]Parcel, error) {
 
 // acknowledge counts modulo 2^32: h is taken for behind acked where that is nearer than ahead.
 func (l *Ledger) acknowledge(h uint32) ([]Parcel, error) {
-	n := h - l.acked
-	if n > uint32(len(l.kept)) {
-		if int32(n) < 0 {
-			return nil, nil
-		}
-		sent := l.acked + uint32(len(l.kept))
-		return nil, &stanza.StreamError{Condition: stanza.StreamUndefinedCondition,
-			Text: fmt.Sprintf("you acknowledged %d stanzas, but were sent %d so far", h, sent),
-			App: element.Start("handled-count-too-high", ns.SM).Attr("h", number(h)).
-				Attr("send-count", number(sent)).Element()}
+	l.forgetFailed()
+	ahead := int32(h - uint32(l.acked))
+	if ahead < 0 {
+		return nil, nil
 	}
-	l.acked = h
-	return l.drop(int(n)), nil
+	acked := l.acked + uint64(ahead)
+	if acked > l.sent && !l.restored {
+		return nil, &stanza.StreamError{Condition: stanza.StreamUndefinedCondition,
+			Text: fmt.Sprintf("you acknowledged %d stanzas, but were sent %d so far", h, uint32(l.sent)),
+			App: element.Start("handled-count-too-high", ns.SM).Attr("h", number(h)).
+				Attr("send-count", number(uint32(l.sent))).Element()}
+	}
+	n := 0
+	for n < len(l.kept) && l.kept[n].Number <= acked {
+		n++
+	}
+	l.acked, l.sent = acked, max(l.sent, acked)
+	return l.drop(n), nil
+}
+
+// forgetFailed takes out what never left because it could not be kept: the peer does not count it.
+func (l *Ledger) forgetFailed() {
+	failed := 0
+	for i := range l.kept {
+		p := &l.kept[i]
+		if p.Gate.failed() {
+			failed++
+			l.bytes -= len(p.Element.String())
+		} else if l.counting {
+			p.Number -= uint64(failed)
+		}
+	}
+	if failed > 0 {
+		l.kept = slices.DeleteFunc(l.kept, func(p Parcel) bool { return p.Gate.failed() })
+		if l.counting {
+			l.sent -= uint64(failed)
+		}
+	}
+}
+
+// Acked is how many stanzas the peer has acknowledged.
+func (l *Ledger) Acked() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.acked
 }
 
 // Park takes the ledger off its stream.
@@ -199,30 +269,49 @@ func (l *Ledger) Park() {
 func (l *Ledger) Known(h uint32) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return int32(h-l.acked) >= 0
+	return int32(h-uint32(l.acked)) >= 0
 }
 
-// Resume puts the ledger on a new stream, whose peer has got h stanzas: announce tells it how many of
-// its own are handled, and what it has not got goes again, in order.
-func (l *Ledger) Resume(s *Stream, h uint32, announce func(handled uint32)) ([]Parcel, error) {
+// Acknowledged is Acknowledge for a ledger without a stream. In one that is restored, what is left gets
+// new numbers, from the peer's count on; it returns which.
+func (l *Ledger) Acknowledged(h uint32) (arrived []Parcel, changed []storage.Renumbered, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	arrived, err := l.acknowledge(h)
-	if err != nil {
-		return nil, err
+	arrived, err = l.acknowledge(h)
+	if err != nil || !l.restored {
+		return arrived, nil, err
 	}
+	l.restored = false
+	for i := range l.kept {
+		p := &l.kept[i]
+		number := l.acked + 1 + uint64(i)
+		changed = append(changed, storage.Renumbered{Old: p.Number, New: number})
+		p.Number = number
+	}
+	l.sent = l.acked + uint64(len(l.kept))
+	return arrived, changed, nil
+}
+
+// Resume puts the ledger on a new stream, after Acknowledged: announce tells the peer how many of its
+// own are handled, and what it has not got goes again, in order, when the gate is open.
+func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	announce(l.handled())
 	l.stream, l.asked = s, false
 	for _, p := range l.kept {
-		s.queue.add(p.Element, "", counted)
+		if p.Gate == nil {
+			p.Gate = gate
+		}
+		s.queue.add(p.Element, "", counted, p.Gate)
 	}
-	return arrived, nil
 }
 
 // Settle ends the ledger: it takes out what was written after all, and what is lost.
 func (l *Ledger) Settle() (written, lost []Parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.forgetFailed()
 	if !l.counting {
 		written = l.drop(l.written())
 	}
@@ -267,13 +356,24 @@ func (l *Ledger) Release(number uint32) {
 		n++
 	}
 	l.open = append(l.open[:0], l.open[n:]...)
-	if l.asked && int32(l.handled()-l.awaited) >= 0 {
-		l.answer()
+	l.progress()
+}
+
+// Peer implements stanza.Receipts.
+func (l *Ledger) Peer() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.peer
+}
+
+// Kept implements stanza.Receipts.
+func (l *Ledger) Kept(count uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if int32(count-l.durable) > 0 {
+		l.durable = count
 	}
-	if len(l.open) == 0 && l.settled != nil {
-		close(l.settled)
-		l.settled = nil
-	}
+	l.progress()
 }
 
 // index finds a stanza among those that are open, -1 if it is handled.
@@ -288,18 +388,27 @@ func (l *Ledger) index(number uint32) int {
 // handled is the number of stanzas all of which are handled.
 func (l *Ledger) handled() uint32 { return l.received - uint32(len(l.open)) }
 
-// Handled is the peer's stanzas that are handled, and Open a channel that is closed when all are; nil
-// if they are already.
+// tellable is how much of what is handled the peer may be told.
+func (l *Ledger) tellable() uint32 {
+	if h := l.handled(); l.keep == nil || int32(l.durable-h) > 0 {
+		return h
+	}
+	return l.durable
+}
+
+// Handled is the peer's stanzas that are handled, and Open a channel that is closed when all are, and
+// that is on disk where it has to be; nil if it is so already.
 func (l *Ledger) Handled() (h uint32, open <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.open) > 0 {
+	if h = l.handled(); len(l.open) > 0 || l.tellable() != h {
 		if l.settled == nil {
 			l.settled = make(chan struct{})
 		}
 		open = l.settled
+		l.progress()
 	}
-	return l.handled(), open
+	return h, open
 }
 
 // Asked answers a request for acknowledgement: at once if all that came before is handled, otherwise
@@ -308,17 +417,44 @@ func (l *Ledger) Asked() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked, l.awaited = true, l.received
-	if len(l.open) == 0 {
-		l.answer()
-	} else if l.late == nil {
+	l.progress()
+	if l.asked && l.late == nil {
 		l.late = time.AfterFunc(patience, l.answerLate)
 	}
 }
 
-func (l *Ledger) answer() {
-	l.asked = false
-	if l.stream != nil {
-		l.stream.SendRaw("<a xmlns='" + ns.SM + "' h='" + number(l.handled()) + "'/>")
+// progress does what is due when more is handled, or on disk: it brings the count there if somebody
+// waits for that, and answers.
+func (l *Ledger) progress() {
+	h := l.handled()
+	if l.settled != nil && len(l.open) == 0 && l.tellable() == h {
+		close(l.settled)
+		l.settled = nil
+	}
+	reached := int32(h-l.awaited) >= 0
+	if !l.asked && l.settled == nil || l.asked && !reached && !l.overdue {
+		return
+	}
+	if l.tellable() != h && !l.keeping {
+		l.keeping = true
+		l.keep(h, func(ok bool) { l.brought(h, ok) })
+	}
+	if told := l.tellable(); l.asked && (int32(told-l.awaited) >= 0 || l.overdue) {
+		l.asked = int32(told-l.awaited) < 0
+		l.overdue = false
+		if l.stream != nil {
+			l.stream.SendRaw("<a xmlns='" + ns.SM + "' h='" + number(told) + "'/>")
+		}
+	}
+}
+
+// brought learns that a count is on disk, or could not be brought there.
+func (l *Ledger) brought(count uint32, ok bool) {
+	l.mu.Lock()
+	l.keeping = false
+	l.mu.Unlock()
+	if ok {
+		l.Kept(count)
 	}
 }
 
@@ -328,8 +464,8 @@ func (l *Ledger) answerLate() {
 	defer l.mu.Unlock()
 	l.late = nil
 	if l.asked {
-		l.answer()
-		l.asked = len(l.open) > 0
+		l.overdue = true
+		l.progress()
 	}
 }
 

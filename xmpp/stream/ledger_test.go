@@ -15,7 +15,7 @@ import (
 // counting is a ledger without a stream, whose counts both begin at first.
 func counting(first uint32) *Ledger {
 	l := NewLedger(nil, 1<<20, time.Now)
-	l.counting, l.acked, l.received = true, first, first
+	l.counting, l.acked, l.sent, l.received = true, uint64(first), uint64(first), first
 	return l
 }
 
@@ -43,7 +43,7 @@ func TestAcknowledge(t *testing.T) {
 			t.Run(fmt.Sprintf("from %d/%s", first, test.name), func(t *testing.T) {
 				l := counting(first)
 				for i := range 3 {
-					if !l.Send(message(i), i) {
+					if _, ok := l.Send(message(i), i, nil); !ok {
 						t.Fatal("too much")
 					}
 				}
@@ -126,7 +126,7 @@ func TestHandledInOrder(t *testing.T) {
 func TestKnown(t *testing.T) {
 	l := counting(math.MaxUint32)
 	for i := range 3 {
-		l.Send(message(i), nil)
+		l.Send(message(i), nil, nil)
 	}
 	if _, err := l.Acknowledge(1); err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestLedgerBounds(t *testing.T) {
 	l.limit = 4 * len(message(0).String())
 	refused := 0
 	for i := range 10 {
-		if !l.Send(message(i), nil) {
+		if _, ok := l.Send(message(i), nil, nil); !ok {
 			refused++
 		}
 	}

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"sync"
+	"time"
 
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/ns"
@@ -22,7 +23,8 @@ type queue struct {
 	ended   bool // </stream:stream> is in it, and nothing comes after that
 	closed  bool
 
-	added, taken int64 // bytes ever put in, and ever handed to the connection
+	added, taken int64 // bytes ever put in, and ever handed to the connection or taken out for good
+	gates        []gated
 	awaited      int64 // when so many are handed over, the role is told; 0: nobody waits
 
 	asking bool // a request for acknowledgement is on its way or unanswered
@@ -54,9 +56,9 @@ func (q *queue) init(s *Stream) {
 	q.room.L = &q.mu
 }
 
-// add appends an element, or text where there is none. It returns where in all bytes ever added this
-// ends, and whether it was still possible.
-func (q *queue) add(e element.Element, text string, what kind) (end int64, ok bool) {
+// add appends an element, or text where there is none, that waits for a gate if that is not nil. It
+// returns where in all bytes ever added this ends, and whether it was still possible.
+func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (end int64, ok bool) {
 	q.mu.Lock()
 	if q.closed || q.ended {
 		q.mu.Unlock()
@@ -74,8 +76,12 @@ func (q *queue) add(e element.Element, text string, what kind) (end int64, ok bo
 		q.buf = e.AppendTo(q.buf, ns.Client)
 	}
 	size := len(q.buf)
+	start := q.added
 	q.added += int64(size - before)
 	end = q.added
+	if gate != nil && gate.await(q) {
+		q.gates = append(q.gates, gated{gate, start, end})
+	}
 	mark := !q.marked
 	q.marked = true
 	q.mu.Unlock()
@@ -102,13 +108,18 @@ func (q *queue) flush() {
 		return
 	}
 	for len(q.buf) > 0 && !q.closed && !q.s.conn.Blocked() {
-		if q.ask && !q.asking && !q.ended {
+		n := q.passable()
+		if n == 0 {
+			break
+		}
+		if n == len(q.buf) && q.ask && !q.asking && !q.ended {
 			q.ask, q.asking = false, true
 			q.buf = append(q.buf, request...)
 			q.added += int64(len(request))
+			n = len(q.buf)
 		}
-		out := q.buf
-		q.buf, q.writing = nil, true
+		out := q.buf[:n]
+		q.buf, q.writing = rest(q.buf[n:]), true
 		q.mu.Unlock()
 		err := q.s.conn.Write(out)
 		if cap(out) <= keepBuffer {
@@ -128,6 +139,46 @@ func (q *queue) flush() {
 		}
 	}
 	q.marked = false
+	q.room.Broadcast()
+}
+
+// passable is how many of the bytes that wait may leave now: all, or those up to a closed gate. What
+// waited for a gate that failed is taken out.
+func (q *queue) passable() int {
+	for len(q.gates) > 0 {
+		first := q.gates[0]
+		before := int(first.start - q.taken)
+		switch {
+		case first.gate.failed() && before == 0:
+			size := int(first.end - first.start)
+			q.buf = q.buf[size:]
+			q.taken += int64(size)
+		case first.gate.state.Load() != gateOpen:
+			return before
+		}
+		q.gates = q.gates[1:]
+	}
+	q.gates = nil
+	return len(q.buf)
+}
+
+// rest is a buffer for what does not leave yet.
+func rest(p []byte) []byte {
+	if len(p) == 0 {
+		return nil
+	}
+	return append((*queueBuffers.Get().(*[]byte))[:0], p...)
+}
+
+// wake makes the queue be flushed, after a gate has been settled.
+func (q *queue) wake() {
+	q.mu.Lock()
+	mark := !q.marked && len(q.buf) > 0
+	q.marked = q.marked || mark
+	q.mu.Unlock()
+	if mark {
+		q.s.role.Flusher.mark(q)
+	}
 }
 
 // await makes the role be told when so many bytes have been handed to the connection.
@@ -153,7 +204,7 @@ func (q *queue) answered(more bool) {
 	q.ask = q.ask && more
 	q.mu.Unlock()
 	if idle {
-		q.add(element.Element{}, request, plain)
+		q.add(element.Element{}, request, plain, nil)
 	}
 }
 
@@ -210,6 +261,27 @@ func (q *queue) cut() {
 	q.close()
 }
 
+// waitGates waits until what is there has left, if all that it waits for is the gates: that is soon,
+// and not longer than most.
+func (q *queue) waitGates(most time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.gates) == 0 {
+		return
+	}
+	over := false
+	timer := time.AfterFunc(most, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		over = true
+		q.room.Broadcast()
+	})
+	defer timer.Stop()
+	for len(q.gates) > 0 && !q.closed && !over && !q.s.conn.Blocked() {
+		q.room.Wait()
+	}
+}
+
 // close gives up what is left.
 func (q *queue) close() {
 	q.mu.Lock()
@@ -219,7 +291,7 @@ func (q *queue) close() {
 
 // shut is close with the lock held.
 func (q *queue) shut() {
-	q.closed, q.buf = true, nil
+	q.closed, q.buf, q.gates = true, nil, nil
 	q.room.Broadcast()
 	q.s.conn.Close()
 }

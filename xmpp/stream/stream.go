@@ -145,9 +145,10 @@ type Stream struct {
 	early    spent // before the stream was ready
 	pace     pace
 
-	queue  queue
-	ending atomic.Pointer[ending]
-	login  login
+	queue   queue
+	dropped atomic.Bool
+	ending  atomic.Pointer[ending]
+	login   login
 }
 
 // ending is the first reason for which a stream was closed; nil inside means an orderly end.
@@ -213,6 +214,9 @@ func (s *Stream) Run(ctx context.Context) (err error) {
 		// Whoever writes now is done before we leave; how long the peer takes to leave is then of no
 		// interest to others.
 		_ = s.queue.exclusively(func() error { return nil })
+		if !s.Broken() {
+			s.queue.waitGates(s.role.Timing.Finish)
+		}
 		s.role.Ended(s, err)
 		s.conn.Finish(s.role.Timing.Finish)
 		s.queue.close()
@@ -386,10 +390,14 @@ func (s *Stream) Send(e element.Element) {
 // closed before, and otherwise the element has been handed to the connection, if not necessarily
 // received, once Written has reached end. Both count the bytes of the stream.
 func (s *Stream) Post(e element.Element) (end int64, ok bool) {
+	return s.post(e, nil)
+}
+
+func (s *Stream) post(e element.Element, gate *Gate) (end int64, ok bool) {
 	if s.closed() {
 		return 0, false
 	}
-	return s.queue.add(e, "", plain)
+	return s.queue.add(e, "", plain, gate)
 }
 
 // Written is how many bytes were handed to the connection. After Ended it does not change.
@@ -399,7 +407,7 @@ func (s *Stream) Written() int64 { return s.queue.written() }
 // with a prefix declared on our header.
 func (s *Stream) SendRaw(text string) {
 	if !s.closed() {
-		s.queue.add(element.Element{}, text, plain)
+		s.queue.add(element.Element{}, text, plain, nil)
 	}
 }
 
@@ -412,7 +420,7 @@ func (s *Stream) Close(err *stanza.StreamError) {
 	if !s.ending.CompareAndSwap(nil, &ending{err}) {
 		return
 	}
-	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", last)
+	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", last, nil)
 	s.conn.Hurry(time.Now().Add(s.role.Timing.Finish))
 }
 
@@ -420,8 +428,17 @@ func (s *Stream) Close(err *stanza.StreamError) {
 // the peer fell silent. It is called by Role.Ended.
 func (s *Stream) Broken() bool {
 	e := s.ending.Load()
-	return !s.left && s.remote == nil && (e.err == nil || e.err.Condition == stanza.StreamConnectionTimeout ||
+	return s.dropped.Load() || !s.left && s.remote == nil && (e.err == nil || e.err.Condition == stanza.StreamConnectionTimeout ||
 		e.err.Condition == stanza.StreamInternalServerError)
+}
+
+// Drop ends the stream as if the connection had been lost, after what is in its queue. Some clients give up
+// a session that ends in another way.
+func (s *Stream) Drop() {
+	s.dropped.Store(true)
+	if s.ending.CompareAndSwap(nil, &ending{}) {
+		s.conn.Hurry(time.Now())
+	}
 }
 
 func (s *Stream) closed() bool { return s.ending.Load() != nil }

@@ -15,6 +15,7 @@ import (
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/router"
@@ -67,9 +68,13 @@ func newHouse(t testing.TB, o houseOptions) *house {
 	}
 	isLocal := func(domain string) bool { return domain == "a.test" || domain == "b.test" }
 	users := session.New(h.store, h.clock)
-	r := &router.Router{Users: users, IsLocal: isLocal, Remote: h.remote, Log: slog.New(slog.DiscardHandler)}
+	journal, err := journal.New(h.store, h.clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &router.Router{Users: users, Journal: journal, IsLocal: isLocal, Remote: h.remote, Log: slog.New(slog.DiscardHandler)}
 	var features []module.Feature
-	h.host = &module.Host{Store: h.store, Users: users, Accounts: accounts, Log: r.Log, Now: h.clock, Started: h.clock(),
+	h.host = &module.Host{Store: h.store, Users: users, Accounts: accounts, Journal: journal, Log: r.Log, Now: h.clock, Started: h.clock(),
 		IsLocal: isLocal, Domains: func() []module.Domain { return o.domains }, Route: r.Route,
 		Features: func() []module.Feature { return features }}
 	h.registration = NewRegistration(h.host, o.registration)
@@ -86,7 +91,8 @@ func newHouse(t testing.TB, o houseOptions) *house {
 		hooks = append(hooks, f.Hooks)
 	}
 	r.Hooks = hook.Join(hooks...)
-	users.Start(r.Hooks, r)
+	journal.Start(r.NotKept)
+	users.Start(r.Hooks, r, journal)
 	return h
 }
 
@@ -158,11 +164,17 @@ func (h *house) route(xml string) {
 func (h *house) ask(xml string) stanza.Stanza {
 	h.t.Helper()
 	h.route(xml)
+	return h.answer()
+}
+
+// answer is what comes next for somebody outside of this server.
+func (h *house) answer() stanza.Stanza {
+	h.t.Helper()
 	select {
 	case st := <-h.remote.got:
 		return st
 	case <-time.After(patience):
-		h.t.Fatalf("no answer to %s", xml)
+		h.t.Fatal("no answer")
 		return stanza.Stanza{}
 	}
 }

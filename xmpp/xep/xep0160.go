@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"time"
 
 	"tombolo/storage"
 	"tombolo/xmpp/element"
@@ -19,18 +20,17 @@ import (
 const (
 	pageMessages = 64
 	pageBytes    = 256 << 10
-	heldBytes    = 1 << 20
 )
 
 // offline keeps messages for users who are not there, and hands them over when they come.
 //
-// No message is lost, doubled or overtaken by a later one. While a hand-over runs, live messages are
-// held (incoming). It reads the store outside the lock, behind the writes of all messages that were
-// to be kept before (run), gives each page to the session under the lock (give), and when nothing is
-// left lets the held ones go by the ordinary rules (finish). If the user leaves meanwhile those rules
-// keep them in turn, behind what is in the store already.
+// No message is lost, doubled or overtaken by a later one. While a hand-over runs, live messages for its
+// session are kept as well (postponed). It reads the store outside the lock, behind the writes of all
+// messages that were to be kept before (run), and gives each page to the session under the lock (give).
+// If the user leaves meanwhile the rest waits for the next time.
 //
-// A message stays in the store until it has arrived (handed). If its session ends first it waits again.
+// A session that outlives a restart takes a message over from here (transfer). For any other one it stays
+// in the store until it has arrived (handed). If its session ends first it waits again.
 type offline struct {
 	host  *module.Host
 	max   int
@@ -39,12 +39,12 @@ type offline struct {
 
 // A mailbox is what is known in memory of a user's kept messages.
 type mailbox struct {
-	waiting  bool            // the store has messages, or will have
-	last     *storage.Ticket // of the newest write; nil: none since the user was read
-	given    uint64          // number of the newest message that a session has got
-	out      []given         // up to it, and still in the store; in order
-	clearing bool            // what has arrived is about to be removed
-	handOver *handOver       // under way, else nil
+	waiting  bool      // the store has messages, or will have
+	kept     uint64    // messages kept since the user was read
+	given    uint64    // number of the newest message that a session has got
+	out      []given   // up to it, and still in the store; in order
+	clearing bool      // what has arrived is about to be removed
+	handOver *handOver // under way, else nil
 }
 
 // A given message is with a session.
@@ -59,9 +59,7 @@ func (b *mailbox) find(number uint64) (int, bool) {
 
 type handOver struct {
 	to    hook.Session
-	read  *storage.Ticket // the newest write behind which the store is read
-	held  []stanza.Stanza // came meanwhile
-	bytes int             // of held
+	began time.Time
 }
 
 // offlineMessages keeps up to max messages for each account; 0: no limit.
@@ -72,8 +70,8 @@ func offlineMessages(max int) module.New {
 			Info: module.Info{Spec: "XEP-0160", Name: "Best Practices for Handling Offline Messages",
 				Version: "1.0.1", Status: "complete"},
 			Server: []string{ns.Offline},
-			Hooks: hook.Hooks{Incoming: o.incoming, Undelivered: o.undelivered, Presence: o.presence,
-				SessionEnded: o.ended},
+			Hooks: hook.Hooks{Postponed: o.postponed, Undelivered: o.undelivered, Presence: o.presence,
+				SessionRestored: o.restored},
 		}, nil
 	}
 }
@@ -86,62 +84,26 @@ func readMailbox(tx storage.Tx, owner jid.JID) (*mailbox, error) {
 // undelivered keeps a message. Its sender is told if that fails: with service-unavailable if the
 // user has too many already (XEP-0160 section 2).
 func (o *offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
-	if !worthKeeping(*st) {
+	if !st.Lasting() {
 		return hook.Pass
 	}
-	owner, message := u.JID(), *st
-	row := storage.Message{At: o.host.Now(), Stanza: st.Element.String(), Offline: owner, OfflineMax: o.max}
+	kept, entry := o.host.Journal.Open(*st)
+	*st = kept
+	entry.Offline(u.JID(), o.max)
 	box := o.boxes.Get(u)
 	box.waiting = true
-	box.last = u.Submit(func(tx storage.Tx) error { return tx.Messages().Add(row) })
-	message.Hold() // to acknowledge it is to say that it is kept (XEP-0198 section 4)
-	box.last.Then(func(err error) {
-		if err != nil {
-			go o.bounce(message, err)
-		}
-		message.Release()
-	})
+	box.kept++
 	return hook.Handled
 }
 
-func (o *offline) bounce(message stanza.Stanza, err error) {
-	if errors.Is(err, storage.ErrFull) {
-		err = stanza.ServiceUnavailable("too many messages wait for this user")
-	} else {
-		o.host.Log.Error("offline message could not be kept", "account", message.To.Bare(), "err", err)
-	}
-	if reply, ok := message.ErrorReply(stanza.AsError(storeError(err))); ok {
-		o.host.Route(reply)
-	}
-}
-
-// worthKeeping is XEP-0160 section 3, with the hints of XEP-0334 section 4.
-func worthKeeping(st stanza.Stanza) bool {
-	switch {
-	case st.Type != "chat" && st.Type != "normal", hinted(st.Element, "no-store"):
+// postponed lets a message wait behind those that its session is being handed, or should be.
+func (o *offline) postponed(u hook.User, st stanza.Stanza, to hook.Session) bool {
+	box := o.boxes.Get(u)
+	if !box.waiting || !st.Lasting() || !ready(u, to) {
 		return false
-	case hinted(st.Element, "store"):
-		return true
 	}
-	return !onlyChatState(st.Element)
-}
-
-// onlyChatState says whether a message tells that its sender is typing, and nothing else. A thread,
-// or what servers add on the way, is nothing else.
-func onlyChatState(message element.Element) bool {
-	state := false
-	for child := range message.Children() {
-		switch child.NS() {
-		case ns.ChatStates:
-			state = true
-		case ns.Hints, ns.StanzaID, ns.Delay:
-		default:
-			if !child.Is("thread", ns.Client) {
-				return false
-			}
-		}
-	}
-	return state
+	o.begin(u, box, to)
+	return st.To.IsBare() || box.handOver.to == to || !ready(u, box.handOver.to)
 }
 
 // presence begins a hand-over to the first session that is ready for messages.
@@ -151,12 +113,17 @@ func (o *offline) presence(u hook.User, s hook.Session, _, _ stanza.Stanza) {
 	}
 }
 
+// restored goes on with a hand-over that a restart has ended.
+func (o *offline) restored(u hook.User, s hook.Session) {
+	o.presence(u, s, stanza.Stanza{}, stanza.Stanza{})
+}
+
 func (o *offline) begin(u hook.User, box *mailbox, to hook.Session) {
 	if !box.waiting || box.handOver != nil {
 		return
 	}
-	box.handOver = &handOver{to: to, read: box.last}
-	go o.run(u.JID(), box.handOver, box.given)
+	box.handOver = &handOver{to: to, began: o.host.Now()}
+	go o.run(u.JID(), box.handOver, box.given, box.kept)
 }
 
 // ready says whether a session gets messages for the bare JID (RFC 6121 section 8.5.2.1.1).
@@ -164,38 +131,15 @@ func ready(u hook.User, s hook.Session) bool {
 	return s.Available() && s.Priority() >= 0 && u.Session(s.JID()) == s
 }
 
-// incoming holds messages that come during a hand-over.
-func (o *offline) incoming(u hook.User, st *stanza.Stanza) hook.Verdict {
-	h := o.boxes.Get(u).handOver
-	if h == nil || st.Kind != stanza.Message {
-		return hook.Pass
-	}
-	size := len(st.Element.String())
-	if h.bytes+size > heldBytes {
-		return hook.Refuse(stanza.ResourceConstraint("too many messages at once"))
-	}
-	h.bytes += size
-	st.Hold()
-	h.held = append(h.held, *st)
-	return hook.Handled
-}
-
-// ended ends a hand-over with the user's last session: from now on nothing keeps the user in memory
-// but the writes that the held messages become.
-func (o *offline) ended(u hook.User, _ hook.Session) {
-	if box := o.boxes.Get(u); box.handOver != nil && len(u.Sessions()) == 0 {
-		o.finish(u, box)
-	}
-}
-
 // run carries a hand-over through, a page at a time. It waits for the store, so it has a goroutine
 // of its own, which ends at the latest when the store is closed.
-func (o *offline) run(owner jid.JID, h *handOver, given uint64) {
-	for write := h.read; ; {
-		if write != nil {
-			<-write.Done()
+func (o *offline) run(owner jid.JID, h *handOver, given, kept uint64) {
+	for {
+		err := o.host.Journal.Barrier()
+		var page []storage.OfflineMessage
+		if err == nil {
+			page, err = o.page(owner, given)
 		}
-		page, err := o.page(owner, given)
 		if err != nil {
 			o.host.Log.Error("offline messages could not be read", "account", owner, "err", err)
 		}
@@ -203,12 +147,12 @@ func (o *offline) run(owner jid.JID, h *handOver, given uint64) {
 		doErr := o.host.Users.Do(owner, func(u *session.User) {
 			box := o.boxes.Get(u)
 			if box.handOver != h {
-				return // ended with the user's last session
+				return // the user was forgotten with his last session
 			}
-			if over = err != nil || !o.give(u, box, given, page); over {
-				o.finish(u, box)
+			if over = err != nil || !o.give(u, box, given, kept, page); over {
+				box.handOver = nil
 			}
-			write, given = h.read, box.given
+			given, kept = box.given, box.kept
 		})
 		if over || doErr != nil { // the account is gone, with its sessions
 			return
@@ -231,8 +175,9 @@ func (o *offline) page(owner jid.JID, after uint64) (page []storage.OfflineMessa
 	return page, err
 }
 
-// give hands the page behind after to the session, and says whether there may be more behind h.read.
-func (o *offline) give(u hook.User, box *mailbox, after uint64, page []storage.OfflineMessage) (more bool) {
+// give hands the page behind after to the session, and says whether there may be more. The page was read
+// behind all that was kept when kept was counted.
+func (o *offline) give(u *session.User, box *mailbox, after, kept uint64, page []storage.OfflineMessage) (more bool) {
 	h := box.handOver
 	if !o.recipient(u, h) {
 		return false
@@ -241,8 +186,7 @@ func (o *offline) give(u hook.User, box *mailbox, after uint64, page []storage.O
 		return true // read before a session lost what it had been given
 	}
 	if len(page) == 0 {
-		box.waiting = h.read != box.last // kept after the store was read
-		h.read = box.last
+		box.waiting = kept != box.kept
 		return box.waiting
 	}
 	for _, m := range page {
@@ -251,19 +195,62 @@ func (o *offline) give(u hook.User, box *mailbox, after uint64, page []storage.O
 		if found {
 			continue // another session has it
 		}
-		box.out = slices.Insert(box.out, i, given{number: m.Number})
 		e, err := element.ParseOne(m.Stanza, ns.Client)
+		var st stanza.Stanza
+		if err == nil {
+			st, err = stanza.Parse(e)
+		}
 		if err != nil {
 			o.host.Log.Error("offline message cannot be read", "account", u.JID(), "number", m.Number, "err", err)
-			o.handed(u, m.Number, true)
+			box.out = slices.Insert(box.out, i, given{number: m.Number, arrived: true})
+			o.later(u, box)
 			continue
 		}
-		if !stanza.Delayed(e, u.JID()) {
+		if m.ID != 0 {
+			e = stanza.Identify(e, u.JID(), o.host.Journal.StanzaID(u.JID(), m.ID))
+		}
+		if !m.Received.After(h.began) && !stanza.Delayed(e, u.JID()) {
 			e = stanza.Delay(e, u.JID().Server(), m.Received)
 		}
+		to := []hook.Session{h.to}
+		if m.Received.After(h.began) && st.To.IsBare() {
+			to = o.all(u, to) // live, if the hand-over had not been under way
+		}
+		if h.to.Resumable() {
+			o.transfer(u, st, m, e, to)
+			continue
+		}
+		box.out = slices.Insert(box.out, i, given{number: m.Number})
 		h.to.Hand(e, func(u hook.User, arrived bool) { o.handed(u, m.Number, arrived) })
+		o.transfer(u, st, storage.OfflineMessage{ID: m.ID}, e, to[1:])
 	}
 	return true
+}
+
+// all are the sessions that a message for the bare JID is for, those in to first.
+func (o *offline) all(u hook.User, to []hook.Session) []hook.Session {
+	for _, s := range u.Sessions() {
+		if ready(u, s) && !slices.Contains(to, s) {
+			to = append(to, s)
+		}
+	}
+	return to
+}
+
+// transfer gives a message to sessions for good: it does not wait any more.
+func (o *offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineMessage, as element.Element, to []hook.Session) {
+	if len(to) == 0 {
+		return
+	}
+	st, entry := o.host.Journal.Open(st)
+	if m.ID != 0 {
+		entry.Earlier(u.JID(), m.ID)
+	}
+	if m.Number != 0 {
+		entry.Taken(u.JID(), m.Number)
+	}
+	u.Pass(st.WithElement(as), to)
+	entry.Submit(st, u.Submit)
 }
 
 // handed learns what became of a message that was given to a session.
@@ -274,21 +261,23 @@ func (o *offline) handed(u hook.User, number uint64, arrived bool) {
 	case !found:
 	case arrived:
 		box.out[i].arrived = true
-		if !box.clearing {
-			box.clearing = true
-			u.After(func() { o.clear(u.JID()) }) // with what else has arrived at once
-		}
+		o.later(u, box)
 	default:
 		box.out = slices.Delete(box.out, i, i+1)
 		box.given, box.waiting = min(box.given, number-1), true
-		if box.handOver != nil {
-			box.handOver.read = box.last
-		}
 		for _, s := range u.Sessions() {
 			if ready(u, s) {
 				o.begin(u, box, s)
 			}
 		}
+	}
+}
+
+// later removes what has arrived, with what else arrives at once.
+func (o *offline) later(u hook.User, box *mailbox) {
+	if !box.clearing {
+		box.clearing = true
+		u.After(func() { o.clear(u.JID()) })
 	}
 }
 
@@ -306,8 +295,7 @@ func (o *offline) clear(owner jid.JID) {
 		}
 		through := box.out[n-1].number
 		box.out = slices.Delete(box.out, 0, n)
-		box.last = u.Submit(func(tx storage.Tx) error { return tx.Offline().Delete(owner, through) })
-		box.last.Then(func(err error) {
+		u.Submit(func(tx storage.Tx) error { return tx.Offline().Delete(owner, through) }).Then(func(err error) {
 			if err != nil {
 				o.host.Log.Error("offline messages could not be removed", "account", owner, "err", err)
 			}
@@ -330,14 +318,4 @@ func (o *offline) recipient(u hook.User, h *handOver) bool {
 		}
 	}
 	return false
-}
-
-// finish ends a hand-over and lets go what it held.
-func (o *offline) finish(u hook.User, box *mailbox) {
-	held := box.handOver.held
-	box.handOver = nil
-	for _, st := range held {
-		u.Deliver(st)
-		st.Release()
-	}
 }

@@ -139,6 +139,7 @@ func TestHandOverWaitsForTheDisk(t *testing.T) {
 	h.route(note(2))
 	juliet := h.bind("juliet@a.test/balcony")
 	juliet.presence("<presence/>")
+	h.pass(time.Second)
 	h.route(note(3))
 	h.route(strings.Replace(note(4), "to='juliet@a.test'", "to='juliet@a.test/balcony'", 1))
 	h.route("<presence from='romeo@far.test/x' to='juliet@a.test' id='p'/>")
@@ -240,15 +241,17 @@ func TestHandOverIsPaged(t *testing.T) {
 	juliet.nothing()
 }
 
-// TestWhatIsHeldIsBounded: whoever writes too much during a hand-over is told.
-func TestWhatIsHeldIsBounded(t *testing.T) {
-	h := newHouse(t, houseOptions{})
+// TestWhatComesMeanwhileIsBounded: whoever writes too much during a hand-over is told.
+func TestWhatComesMeanwhileIsBounded(t *testing.T) {
+	h := newHouse(t, houseOptions{Options: Options{OfflineMessages: 2}})
 	h.accounts("juliet@a.test")
-	h.stall()
+	_, release := h.stall()
 	h.route(note(0))
 	h.bind("juliet@a.test/balcony").presence("<presence/>")
-	h.route(strings.Replace(note(1), "<body>", "<body>"+strings.Repeat("x", heldBytes-500), 1))
-	wantError(t, h.ask(strings.Replace(note(2), "<body>", "<body>"+strings.Repeat("x", 500), 1)), "wait resource-constraint")
+	h.route(note(1))
+	h.route(note(2))
+	release()
+	wantError(t, h.answer(), "cancel service-unavailable")
 }
 
 // TestRemovalThatFails: when the store has no room even to remove what was handed over, that is not
@@ -261,7 +264,8 @@ func TestRemovalThatFails(t *testing.T) {
 	juliet := h.bind("juliet@a.test/balcony")
 	h.faults.FailNext(storage.ErrNoSpace)
 	juliet.presence("<presence/>")
-	h.route(note(2)) // held, so that it ends the hand-over
+	eventually(t, "the removal has failed", func() bool { return h.faults.Pending() == 0 })
+	h.route(note(2))
 	for n := 1; n <= 2; n++ {
 		if got := juliet.next(); got.ID != fmt.Sprintf("m%d", n) {
 			t.Fatalf("message %d is %s", n, got.Element)

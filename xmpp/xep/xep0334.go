@@ -1,7 +1,6 @@
 package xep
 
 import (
-	"tombolo/xmpp/element"
 	"tombolo/xmpp/module"
 	"tombolo/xmpp/ns"
 )
@@ -14,8 +13,4 @@ func hints(*module.Host) (module.Feature, error) {
 			Note: "store and no-store, for offline messages"},
 		Server: []string{ns.Hints},
 	}, nil
-}
-
-func hinted(message element.Element, hint string) bool {
-	return !message.Child(hint, ns.Hints).IsZero()
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"tombolo/storage"
@@ -40,7 +41,9 @@ func (op *Op) Attempt(tx storage.Tx) (ok bool) {
 			ok = false
 		}
 	}()
-	op.Err = op.Run(tx)
+	if op.Run != nil {
+		op.Err = op.Run(tx)
+	}
 	return op.Err == nil
 }
 
@@ -190,7 +193,7 @@ func (q *Queue) run() {
 // carryOut commits one group and tells everybody who waits for it.
 func (q *Queue) carryOut(group []Op) {
 	err := q.Err()
-	if err == nil {
+	if err == nil && slices.ContainsFunc(group, func(op Op) bool { return op.Run != nil }) {
 		err = q.commit(group)
 		if err != nil && !errors.Is(err, storage.ErrNoSpace) {
 			q.fail(err)

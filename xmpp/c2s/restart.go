@@ -1,0 +1,222 @@
+package c2s
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"tombolo/storage"
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/session"
+	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
+)
+
+// What makes a session outlive the server: a record of it, the count of what its client has sent and is
+// handled, and the messages that the client has not acknowledged. Of these the first is written when it
+// changes, the second before the client is told of it and the third before the client gets them.
+
+// A sessionRecord is a session as it is kept.
+type sessionRecord struct {
+	Key        []byte // of the secret that the client resumes with
+	Full       jid.JID
+	Client     string        `json:",omitempty"`
+	Since      time.Time     // bound
+	Grace      time.Duration // how long it lives without a stream
+	Acked      uint64        // by the client
+	Presence   string        `json:",omitempty"`
+	Interested bool          `json:",omitempty"`
+	Enabled    []string      `json:",omitempty"`
+	Directed   []jid.JID     `json:",omitempty"`
+}
+
+// found makes a session that is about to be announced one that is found again after a restart.
+func (o *outlet) found() {
+	o.peer = rand.Uint64() | 1
+	o.ledger.Persist(o.peer, o.keepCount)
+}
+
+func (o *outlet) keepCount(count uint32, done func(bool)) {
+	counted := storage.Counted{Peer: o.peer, Count: count}
+	o.server.Store.Submit(func(tx storage.Tx) error { return tx.Peers().Count(counted) }).
+		Then(func(err error) { done(err == nil) })
+}
+
+// Changed implements session.Keeper.
+func (o *outlet) Changed() {
+	s := o.session
+	if o.peer == 0 || s == nil {
+		return
+	}
+	r := sessionRecord{Key: o.id[:], Full: s.JID(), Client: s.Client(), Since: s.Since(), Grace: o.grace, Acked: o.ledger.Acked(),
+		Presence: s.Presence().Element.String(), Interested: s.Interested(), Enabled: s.AllEnabled()}
+	for entity := range *s.Directed() {
+		r.Directed = append(r.Directed, entity)
+	}
+	state, err := json.Marshal(r)
+	if err != nil {
+		o.server.Log.Error("session cannot be kept", "session", s.JID(), "err", err)
+		return
+	}
+	peer := storage.Peer{ID: o.peer, Kind: storage.ClientPeer, State: state}
+	o.submit("kept", func(tx storage.Tx) error { return tx.Peers().Put(peer) })
+}
+
+// forget is Changed for a session that has ended.
+func (o *outlet) forget() {
+	if o.peer == 0 {
+		return
+	}
+	peer := o.peer
+	o.submit("forgotten", func(tx storage.Tx) error { return tx.Peers().Delete(peer) })
+}
+
+func (o *outlet) submit(what string, write func(storage.Tx) error) {
+	o.server.Store.Submit(write).Then(func(err error) {
+		if err != nil {
+			o.server.Log.Error("session could not be "+what, "session", o.session.JID(), "err", err)
+		}
+	})
+}
+
+// Restore finds the sessions that there were when the server ended. Their clients have as much time to
+// come back as if they had lost their connections now. It is called before anybody can connect.
+func (s *Server) Restore() error {
+	var peers []storage.Peer
+	waiting := make(map[uint64][]storage.Unacknowledged)
+	err := s.Store.View(func(tx storage.Tx) (err error) {
+		if peers, err = tx.Peers().All(); err != nil {
+			return err
+		}
+		for _, p := range peers {
+			if p.Kind == storage.ClientPeer {
+				if waiting[p.ID], err = tx.Peers().Waiting(p.ID); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("sessions: %w", err)
+	}
+	lost := make(map[jid.JID]session.Lost)
+	for _, p := range peers {
+		if p.Kind != storage.ClientPeer {
+			continue
+		}
+		var r sessionRecord
+		err := json.Unmarshal(p.State, &r)
+		if err == nil {
+			account := r.Full.Bare()
+			if lost[account] == nil {
+				lost[account] = make(session.Lost)
+			}
+			err = s.restore(p, r, waiting[p.ID], lost[account])
+		}
+		if err != nil {
+			s.Log.Warn("session is lost", "session", r.Full, "err", err)
+			s.Store.Submit(func(tx storage.Tx) error { return tx.Peers().Delete(p.ID) })
+		}
+	}
+	return nil
+}
+
+func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unacknowledged, lost session.Lost) error {
+	o := &outlet{server: s, peer: p.ID, id: key(r.Key), grace: min(r.Grace, s.Resume), asked: true, old: true}
+	parcels := make([]stream.Parcel, 0, len(waiting))
+	for _, m := range waiting {
+		if parcel, err := s.parcel(r.Full, m, lost); err == nil {
+			parcels = append(parcels, parcel)
+		} else {
+			s.Log.Error("message cannot be read", "account", r.Full.Bare(), "err", err)
+		}
+	}
+	o.ledger = stream.Restore(s.Limits.Queue*3/4, time.Now, r.Acked, parcels, p.Count)
+	o.ledger.Persist(o.peer, o.keepCount)
+	remnant := session.Remnant{Full: r.Full, Client: r.Client, Since: r.Since, Sink: o, Interested: r.Interested,
+		Enabled: r.Enabled, Directed: r.Directed}
+	if r.Presence != "" {
+		e, err := element.ParseOne(r.Presence, ns.Client)
+		if err == nil {
+			remnant.Presence, err = stanza.Parse(e)
+		}
+		if err != nil {
+			return fmt.Errorf("presence: %w", err)
+		}
+	}
+	remnant.Found = func(_ *session.User, found *session.Session) {
+		o.session = found
+		s.parking.enter(o)
+		s.parking.wait(o, time.Now())
+	}
+	return s.Users.Restore(remnant)
+}
+
+// parcel is a message as it was sent to a session.
+func (s *Server) parcel(to jid.JID, m storage.Unacknowledged, lost session.Lost) (stream.Parcel, error) {
+	e, err := element.ParseOne(m.Stanza, ns.Client)
+	if err != nil {
+		return stream.Parcel{}, err
+	}
+	var id uint64
+	for _, a := range m.Archived {
+		if a.Owner == to.Bare() {
+			id = a.ID
+			e = stanza.Identify(e, to.Bare(), s.Journal.StanzaID(to, id))
+		}
+	}
+	if m.Form != storage.Plain {
+		e = stanza.Carbon(e, to.Bare(), to, m.Form == storage.CarbonSent)
+	}
+	return stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: lost.Note(m, id)}, nil
+}
+
+// renumbered brings the numbers of what is sent again after a restart to disk. The gate opens then.
+func (o *outlet) renumbered(acked uint64, changed []storage.Renumbered) *stream.Gate {
+	if len(changed) == 0 {
+		return nil
+	}
+	gate, peer := new(stream.Gate), o.peer
+	o.server.Store.Submit(func(tx storage.Tx) error {
+		if err := tx.Peers().Acknowledged(peer, acked); err != nil {
+			return err
+		}
+		return tx.Peers().Renumber(peer, changed)
+	}).Then(func(err error) {
+		if err == nil {
+			gate.Open()
+			return
+		}
+		o.server.Log.Error("session could not be resumed", "session", o.session.JID(), "err", err)
+		go o.server.Users.End(o.session, &stanza.StreamError{Condition: stanza.StreamInternalServerError})
+	})
+	return gate
+}
+
+// release lets go what clients have acknowledged since it was last called. That need not be on disk soon:
+// what a client has acknowledged is not sent to it again.
+func (s *Server) release() {
+	var acked []storage.Waiting
+	for _, o := range s.parking.takeAcked() {
+		acked = append(acked, storage.Waiting{Peer: o.peer, Number: o.ledger.Acked()})
+	}
+	if len(acked) == 0 {
+		return
+	}
+	s.Store.Submit(func(tx storage.Tx) error {
+		for _, a := range acked {
+			if err := tx.Peers().Acknowledged(a.Peer, a.Number); err != nil {
+				return err
+			}
+		}
+		return nil
+	}).Then(func(err error) {
+		if err != nil {
+			s.Log.Error("acknowledged messages could not be removed", "err", err)
+		}
+	})
+}
