@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/meter"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
@@ -54,8 +55,10 @@ type Config struct {
 	// Route takes what other servers send and what is returned to senders. It is called without
 	// any lock, also from within Send.
 	Route func(stanza.Stanza)
-	// Store keeps the secret behind dialback keys.
-	Store storage.Store
+	// Store keeps the secret behind dialback keys, and what makes streams outlive the server; the
+	// Journal writes what is to be kept of messages.
+	Store   storage.Store
+	Journal *journal.Journal
 	// Refused, if set, learns of each server, at an address, that may not speak for the remote domain
 	// of a pair. It must not block.
 	Refused func(p Pair, address, reason string)
@@ -150,6 +153,9 @@ func New(c Config) (*Federation, error) {
 	}
 	f.in, f.out = f.incomingRole(), f.outgoingRole()
 	f.work, f.cancel = context.WithCancel(context.Background())
+	if err := f.restore(); err != nil {
+		return nil, fmt.Errorf("federation: %w", err)
+	}
 	return f, nil
 }
 
@@ -159,12 +165,21 @@ func New(c Config) (*Federation, error) {
 func (f *Federation) Send(st stanza.Stanza) {
 	key := Pair{st.From.Domain(), st.To.Domain()}
 	if _, allowed := f.trust.Load().of(key.Remote); !allowed {
-		f.bounce(stanza.NotAllowed("this server does not talk to "+key.Remote), st)
+		f.refuse(st, stanza.NotAllowed("this server does not talk to "+key.Remote))
 		return
+	}
+	if _, _, ok := st.Counted(); ok && st.Lasting() {
+		st, _ = f.Journal.Open(st) // its sender must not be told that it is on its way before it is kept
 	}
 	for !f.pairOf(key).send(st) {
 		// It was just forgotten; the next one is new.
 	}
+}
+
+// refuse returns a stanza that is on its way.
+func (f *Federation) refuse(st stanza.Stanza, reason *stanza.Error) {
+	f.Journal.Close(st)
+	f.bounce(reason, st)
 }
 
 // pairOf finds or makes the state of a pair.
@@ -247,9 +262,15 @@ func (f *Federation) Reload(p Policy, roots *x509.CertPool) error {
 	return nil
 }
 
-// Run looks after the streams until the context ends: it closes idle ones, keeps others alive, and
-// forgets domains that nobody talks to any more.
+// releaseTime is how long what another server has got may stay in the store.
+const releaseTime = 250 * time.Millisecond
+
+// Run looks after the streams until the context ends: it sends what a restart has left, closes idle
+// streams, keeps others alive, and forgets domains that nobody talks to any more.
 func (f *Federation) Run(ctx context.Context) error {
+	f.wake()
+	release := time.NewTicker(releaseTime)
+	defer release.Stop()
 	every := max(min(f.Config.Idle, f.Timing.Answer, 30*time.Second)/2, time.Millisecond)
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -259,12 +280,14 @@ func (f *Federation) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			f.tend(f.Now())
+		case <-release.C:
+			f.release()
 		}
 	}
 }
 
-// Shutdown returns what waits for a stream to its senders, closes all streams, after what is in
-// their queues, and waits for their ends or for ctx. Nothing is accepted any more.
+// Shutdown returns what waits for a stream to its senders, unless it is kept, closes all streams, after
+// what is in their queues, and waits for their ends or for ctx. Nothing is accepted any more.
 func (f *Federation) Shutdown(ctx context.Context) error {
 	f.mu.Lock()
 	f.closing = true
@@ -273,6 +296,9 @@ func (f *Federation) Shutdown(ctx context.Context) error {
 		pairs = append(pairs, p)
 	}
 	for in := range f.incoming {
+		if in.managed.Load().kind() == "resumable" {
+			in.s.Drop() // it will be resumed
+		}
 		in.s.Close(&stanza.StreamError{Condition: stanza.StreamSystemShutdown})
 	}
 	f.mu.Unlock()

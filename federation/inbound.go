@@ -19,7 +19,8 @@ import (
 // anew: the identifier alone opens nothing.
 type inbound struct {
 	Pair
-	id     key // of resumption; zero: it cannot be resumed
+	id     key    // of resumption; zero: it cannot be resumed
+	peer   uint64 // the same in the store
 	ledger *stream.Ledger
 
 	// mu guards which stream carries it. Only what comes on that one is handled and counted.
@@ -84,11 +85,12 @@ func failed(err *stanza.Error) element.Element {
 
 // enable starts the count (section 3).
 func (in *incoming) enable(e element.Element) {
-	b := &inbound{Pair: in.owner(), ledger: stream.NewLedger(in.s, 1<<62, in.f.Now)}
+	b := &inbound{Pair: in.owner(), ledger: stream.NewLedger(in.s, unlimited, in.f.Now)}
 	enabled := element.Start("enabled", ns.SM)
 	if grace := in.f.Resume; grace > 0 && isTrue(e.Attr("resume")) {
 		identifier := rand.Text()
 		if b.id = keyOf(identifier); in.f.remember(b) {
+			b.keep(in.f)
 			enabled.Attr("id", identifier).Attr("resume", "true").
 				Attr("max", strconv.Itoa(max(1, int(grace/time.Second))))
 		} else {
@@ -161,7 +163,9 @@ func (b *inbound) adopt(s *stream.Stream, now time.Time, h uint32, announce func
 	if _, unhandled = b.ledger.Handled(); unhandled != nil {
 		return unhandled, nil
 	}
-	_, err = b.ledger.Resume(s, h, announce)
+	if _, _, err = b.ledger.Acknowledged(h); err == nil { // we send nothing on these streams
+		b.ledger.Resume(s, nil, announce)
+	}
 	return nil, err
 }
 
@@ -229,7 +233,9 @@ func (f *Federation) remember(b *inbound) bool {
 		}
 	}
 	if len(parked) >= maxParkedPair {
-		delete(f.inbound, slices.MinFunc(parked, func(x, y *inbound) int { return x.parked().Compare(y.parked()) }).id)
+		oldest := slices.MinFunc(parked, func(x, y *inbound) int { return x.parked().Compare(y.parked()) })
+		delete(f.inbound, oldest.id)
+		f.erase(oldest)
 	}
 	f.inbound[b.id] = b
 	return true
@@ -245,6 +251,7 @@ func (f *Federation) forget(b *inbound) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.inbound, b.id)
+	f.erase(b)
 }
 
 // expire forgets the sessions that nobody has resumed in time.
@@ -254,6 +261,7 @@ func (f *Federation) expire(now time.Time) {
 	for id, b := range f.inbound {
 		if b.ledger.Carrier() == nil && now.Sub(b.parked()) > f.Resume {
 			delete(f.inbound, id)
+			f.erase(b)
 		}
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"tombolo/storage/mem"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
@@ -294,6 +295,10 @@ func (l *lab) serve(domain string, o options) *server {
 	if o.config != nil {
 		o.config(&c)
 	}
+	if c.Journal, err = journal.New(c.Store, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	c.Journal.Start(func(st stanza.Stanza, err error) { t.Errorf("not kept: %s: %v", st.Element, err) })
 	if s.Federation, err = New(c); err != nil {
 		t.Fatal(err)
 	}

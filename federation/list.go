@@ -79,13 +79,13 @@ func (in *incoming) info() []StreamInfo {
 func (p *pair) info() StreamInfo {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	i := StreamInfo{Local: p.Local, Remote: p.Remote, Direction: "out", State: "connecting", Queue: p.bytes}
+	i := StreamInfo{Local: p.Local, Remote: p.Remote, Direction: "out", State: "connecting"}
 	switch {
 	case p.stream != nil:
 		o := p.stream
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		i.State, i.Since, i.Queue = "open", o.readyAt, p.bytes+o.s.Pending()
+		i.State, i.Since, i.Queue = "open", o.readyAt, o.s.Pending()
 		i.Address, i.TLS = o.s.Conn().RemoteAddr().String(), describeTLS(o.security.tls)
 		i.Authenticated, i.Peer = o.self, string(o.security.proof)
 	case !p.running && p.reason != nil:
@@ -95,9 +95,11 @@ func (p *pair) info() StreamInfo {
 	}
 	if p.sent != nil {
 		i.Acks = p.sent.kind()
-		if p.sent.acks {
-			i.Unacknowledged = p.sent.count
-		}
+	}
+	if count, bytes := p.sent.waiting(); p.stream == nil {
+		i.Queue = bytes
+	} else if p.sent.acks {
+		i.Unacknowledged = count
 	}
 	return i
 }

@@ -11,6 +11,7 @@ import (
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
 )
 
 // A pair is the way out from one of our domains to another one. It is quiet, or somebody is setting
@@ -23,12 +24,10 @@ type pair struct {
 	mu      sync.Mutex
 	gone    bool // no longer in the map
 	running bool // connect runs
-	queue   []stanza.Stanza
-	bytes   int // in queue
 
 	stream *outgoing // nil while there is none that may carry stanzas
 	most   int       // bytes of a stanza that the peer takes (XEP-0478); 0: it did not say
-	sent   *outbound // what was handed to the stream, or to one before; nil: nothing
+	sent   *outbound // what is to be sent, or was and may not have arrived; nil: nothing
 	used   time.Time // when the last stanza was sent, or the stream was ready
 
 	failures int       // in a row
@@ -61,7 +60,7 @@ func (p *pair) send(st stanza.Stanza) bool {
 	reason := p.accept(st)
 	p.mu.Unlock()
 	if reason != nil {
-		p.f.bounce(reason, st)
+		p.f.refuse(st, reason)
 	}
 	return true
 }
@@ -82,25 +81,31 @@ func (p *pair) accept(st stanza.Stanza) *stanza.Error {
 		return publicReason(p.reason)
 	case p.held()+size > limit:
 		return stanza.ResourceConstraint("too much waits for " + p.Remote)
-	case p.stream != nil:
-		p.used = now
-		p.sent.send(st, now)
-		return nil
-	case !p.running && !p.f.start(p.connect):
+	case p.stream == nil && !p.running && !p.f.start(p.connect):
 		return publicReason(errClosing)
 	}
 	p.running = true
-	p.queue = append(p.queue, st)
-	p.bytes += size
+	if p.sent == nil {
+		p.sent = p.f.draft(p.Pair)
+	}
+	p.used = now
+	p.sent.send(st, now)
 	return nil
 }
 
 // held is the bytes of all that is not known to have left.
 func (p *pair) held() int {
-	if p.sent == nil {
-		return p.bytes
+	_, bytes := p.sent.waiting()
+	return bytes
+}
+
+// wake sets up a stream for what waits.
+func (p *pair) wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sent != nil && !p.running {
+		p.running = p.f.start(p.connect)
 	}
-	return p.bytes + p.sent.bytes
 }
 
 // connect sets up a stream, lives it, and does so again as long as something waits.
@@ -148,18 +153,9 @@ func (p *pair) ready(o *outgoing) {
 		o.s.Close(stanza.AsStreamError(err))
 		return
 	}
-	waiting := p.queue
-	p.queue, p.bytes = nil, 0
-	for _, st := range waiting {
-		if p.takes(len(st.Element.String())) {
-			p.sent.send(st, now)
-		} else {
-			p.returnLater(tooLarge(), st)
-		}
-	}
 }
 
-// renew begins to send on a stream, and sends again what the peer of the last one may not have got.
+// renew begins to send on a stream, and sends what waited for it or was lost with the last one.
 func (p *pair) renew(o *outgoing, now time.Time) {
 	old := p.sent
 	p.sent = begin(o, now)
@@ -170,10 +166,26 @@ func (p *pair) renew(o *outgoing, now time.Time) {
 		_ = old.acknowledge(o.agreed.handled, now) // else it is of no use
 	}
 	p.sent.lost = old.lost
-	resend, returned := again(old.end(), p.queue)
-	p.f.Log.Info("what another server may have got is sent again", "local", p.Local, "peer", p.Remote,
-		"again", len(resend), "returned", len(returned))
-	p.requeue(resend)
+	parcels, returned := again(old.end(), old.posted)
+	parcels = slices.DeleteFunc(parcels, func(parcel stream.Parcel) bool {
+		if p.takes(len(parcel.Element.String())) {
+			return false
+		}
+		p.returnLater(tooLarge(), parcel.Note.(letter).Stanza)
+		return true
+	})
+	if old.posted > 0 {
+		p.f.Log.Info("what another server may have got is sent again", "local", p.Local, "peer", p.Remote,
+			"again", len(parcels), "returned", len(returned))
+	}
+	gate := p.sent.moved(old, parcels)
+	for _, parcel := range parcels {
+		if l := parcel.Note.(letter); l.kept {
+			p.sent.post(l, gate, now)
+		} else {
+			p.sent.post(l, parcel.Gate, now)
+		}
+	}
 	p.returnLater(publicReason(errLost), returned...)
 }
 
@@ -211,14 +223,6 @@ func tooLarge() *stanza.Error {
 	return stanza.PolicyViolation("the stanza is larger than the other server accepts")
 }
 
-// requeue puts stanzas in front of what waits.
-func (p *pair) requeue(stanzas []stanza.Stanza) {
-	p.queue = slices.Concat(stanzas, p.queue)
-	for _, st := range stanzas {
-		p.bytes += len(st.Element.String())
-	}
-}
-
 // again deals with the end of a stream or of the attempts to make one, and says whether, and after how
 // long, to try once more. What a stream never wrote goes to the next one, and so does what a peer that
 // acknowledges has not acknowledged; what else was written is the peer's, or lost with it.
@@ -230,9 +234,8 @@ func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 		progress = p.leave(now) // so this comes to an end, whatever the peer does
 	}
 	p.running = false
-	waits := len(p.queue) > 0 || p.sent != nil
 	switch {
-	case !waits && (err == nil || progress):
+	case p.sent == nil && (err == nil || progress):
 		p.mu.Unlock()
 		return 0, false
 	case p.f.work.Err() != nil:
@@ -240,7 +243,7 @@ func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 		p.running = true
 		p.mu.Unlock()
 		return 0, true
-	case p.sent != nil && now.Sub(p.sent.lost) < max(p.sent.grace, p.f.ConnectTime) && !isRejection(err):
+	case p.sent != nil && p.sent.posted > 0 && now.Sub(p.sent.lost) < max(p.sent.grace, p.f.ConnectTime) && !isRejection(err):
 		p.running = true
 		p.mu.Unlock()
 		wait = min(firstRetry<<min(attempt, 20), longestRetry)
@@ -257,20 +260,14 @@ func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 // leave takes what was sent off a stream that is over, and says whether anything arrived on it.
 func (p *pair) leave(now time.Time) (progress bool) {
 	b := p.sent
-	if !b.acks {
-		lost := b.end()
-		progress = b.progress
-		p.sent = nil
-		unwritten := make([]stanza.Stanza, len(lost))
-		for i, parcel := range lost {
-			unwritten[i] = parcel.Note.(stanza.Stanza)
-		}
-		p.requeue(unwritten)
-		return progress
+	if b.acks {
+		b.park(now)
+	} else {
+		b.arrived(b.ledger.Written())
 	}
-	b.park(now)
-	if b.count == 0 {
-		p.sent = nil // there is nothing to go on with
+	if count, _ := b.waiting(); count == 0 {
+		b.forget() // there is nothing to go on with
+		p.sent = nil
 	}
 	return b.progress
 }
@@ -283,24 +280,34 @@ func (p *pair) fail(err error) []stanza.Stanza {
 	backoff := p.backoff()
 	p.failures++
 	p.until, p.reason = p.f.Now().Add(backoff*3/4+time.Duration(p.f.Random(int(backoff/2)))), err
-	var waiting []stanza.Stanza
-	if p.sent != nil && p.stream == nil {
-		for _, parcel := range p.sent.end() {
-			waiting = append(waiting, parcel.Note.(stanza.Stanza))
-		}
-		p.sent = nil
+	if p.sent == nil || p.stream != nil {
+		return nil
 	}
-	waiting = append(waiting, p.queue...)
-	p.queue, p.bytes = nil, 0
+	var waiting []stanza.Stanza
+	closing := p.f.work.Err() != nil
+	for _, parcel := range p.sent.end() {
+		if l := parcel.Note.(letter); !closing || !l.kept {
+			waiting = append(waiting, l.Stanza)
+		}
+	}
+	if closing {
+		p.sent.release() // the rest is sent after the restart
+	} else {
+		p.sent.forget()
+	}
+	p.sent = nil
 	return waiting
 }
 
 func (p *pair) backoff() time.Duration { return min(firstBackoff<<min(p.failures, 20), longestBackoff) }
 
-// shut returns what waits to its senders, for good.
+// shut returns what waits to its senders, for good, but for what is sent after a restart.
 func (p *pair) shut() {
 	p.mu.Lock()
 	waiting := p.fail(errClosing)
+	if count, _ := p.sent.waiting(); p.stream != nil && p.sent.id != "" && count > 0 {
+		p.stream.s.Drop() // a stream that ends in order is not resumed
+	}
 	p.mu.Unlock()
 	p.f.bounce(publicReason(errClosing), waiting...)
 }
@@ -312,15 +319,16 @@ func (p *pair) tend(now, heard time.Time) bool {
 	defer p.mu.Unlock()
 	if p.stream == nil {
 		// Failures are remembered for a while, to tell a row of them.
-		p.gone = !p.running && now.After(p.until.Add(p.backoff()))
+		p.gone = !p.running && p.sent == nil && now.After(p.until.Add(p.backoff()))
 		return p.gone
 	}
 	life := p.stream.readyAt
 	if heard.After(life) {
 		life = heard
 	}
+	count, _ := p.sent.waiting()
 	switch {
-	case now.Sub(p.used) >= p.f.Idle && (p.sent.count == 0 || !p.sent.acks):
+	case now.Sub(p.used) >= p.f.Idle && (count == 0 || !p.sent.acks):
 		p.stream.s.Close(nil)
 	case p.sent.acks:
 		if p.sent.tend(p.stream.s, now, p.f.Timing.Quiet, p.f.Timing.Answer) {
