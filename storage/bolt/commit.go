@@ -36,7 +36,7 @@ func (s *Store) commit(group []commit.Op) (err error) {
 		}
 		_ = btx.Rollback() // fails after Commit, which has ended the transaction
 	}()
-	tx := &txn{tx: btx, writable: true}
+	tx := &txn{tx: btx, writable: true, sizes: s.mover.sizes}
 	wrote := false
 	for i := range group {
 		tx.undo = tx.undo[:0]
@@ -69,6 +69,9 @@ func (s *Store) commit(group []commit.Op) (err error) {
 		err = fmt.Errorf("storage: commit: %w", err)
 	}
 	done.Finish(err)
+	if err == nil {
+		s.mover.committed(tx.added, tx.retired)
+	}
 	return err
 }
 

@@ -35,6 +35,8 @@ type Options struct {
 	// One that blocks is a stalled disk; one that returns an error is a commit that failed with
 	// it. For tests: see storagetest.Faults.
 	BeforeCommit func() error
+
+	sizes sizes // zero: usualSizes
 }
 
 // A Store is a storage.Store in a bbolt file.
@@ -49,6 +51,7 @@ type Store struct {
 	durable  atomic.Uint64
 	inFlight atomic.Pointer[storage.Ticket]
 
+	mover   mover
 	retryAt time.Time // no commit is tried before; the committer's goroutine owns it
 }
 
@@ -97,14 +100,22 @@ func open(path string, o Options, f format) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{db: db, beforeCommit: o.BeforeCommit}
+	if s.mover.sizes = o.sizes; o.sizes == (sizes{}) {
+		s.mover.sizes = usualSizes
+	}
+	var added int
+	var retired bool
 	err = db.View(func(tx *bbolt.Tx) error {
 		s.durable.Store(uint64(tx.ID()))
-		return nil
+		added, retired, err = (&txn{tx: tx}).unfinished()
+		return err
 	})
 	if err != nil {
 		return nil, translate(err)
 	}
 	s.Queue = commit.New(o.Mark, s.commit)
+	s.mover.start(s.Submit)
+	s.mover.committed(added, retired)
 	return s, nil
 }
 
@@ -164,6 +175,7 @@ func (s *Store) Close() error {
 	if !s.Queue.Close() {
 		return nil
 	}
+	s.mover.quiet.Stop()
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

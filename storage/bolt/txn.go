@@ -18,6 +18,9 @@ import (
 type txn struct {
 	tx       *bbolt.Tx
 	writable bool
+	sizes    sizes
+	added    int                         // messages
+	retired  bool                        // an archive was
 	buckets  [len(buckets)]*bbolt.Bucket // opened so far
 	undo     []write                     // of the operation at work, in order
 }
