@@ -96,9 +96,11 @@ func (p *pair) info() StreamInfo {
 	if p.sent != nil {
 		i.Acks = p.sent.kind()
 	}
-	if count, bytes := p.sent.waiting(); p.stream == nil {
+	count, bytes := p.sent.waiting()
+	if p.stream == nil {
 		i.Queue = bytes
-	} else if p.sent.acks {
+	}
+	if p.sent != nil && p.sent.acks {
 		i.Unacknowledged = count
 	}
 	return i

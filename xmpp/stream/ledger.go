@@ -445,7 +445,7 @@ func (l *Ledger) progress() {
 	}
 	if l.tellable() != h && !l.keeping {
 		l.keeping = true
-		l.keep(h, func(ok bool) { l.brought(h, ok) })
+		l.keep(h, func(ok bool) { go l.brought(h, ok) }) // it may be called at once, and we hold the lock
 	}
 	if told := l.tellable(); l.asked && (int32(told-l.awaited) >= 0 || l.overdue) {
 		l.asked = int32(told-l.awaited) < 0
