@@ -2,9 +2,11 @@ package bolt
 
 import (
 	"cmp"
-	"encoding/binary"
 	"fmt"
+	"iter"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"tombolo/storage"
@@ -13,192 +15,425 @@ import (
 
 type archive struct{ *txn }
 
-// A posting says where in messages a message of an archive is.
-type posting struct {
-	id, number uint64
-}
-
 func (a archive) Page(owner jid.JID, q storage.ArchiveQuery) (storage.ArchivePage, error) {
-	archive, all, err := a.all(owner)
+	page, err := a.page(owner, q)
 	if err != nil {
-		return storage.ArchivePage{}, err
-	}
-	for _, id := range append([]uint64{q.AfterID, q.BeforeID, q.After, q.Before}, q.IDs...) {
-		if _, found := search(all, id); !found && id != 0 {
-			return storage.ArchivePage{}, fmt.Errorf("message %d of the archive of %s: %w", id, owner, storage.ErrNotFound)
-		}
-	}
-	var selection []storage.ArchivedMessage
-	for _, p := range all {
-		m, err := a.archived(archive, p)
-		if err != nil {
-			return storage.ArchivePage{}, err
-		}
-		if selected(m, q) {
-			selection = append(selection, m)
-		}
-	}
-	page := storage.ArchivePage{Messages: selection, Count: len(selection)}
-	beyond := func(m storage.ArchivedMessage) bool { return m.ID <= q.After }
-	if q.Backwards {
-		beyond = func(m storage.ArchivedMessage) bool { return q.Before != 0 && m.ID >= q.Before }
-	}
-	page.Messages = slices.DeleteFunc(slices.Clone(selection), beyond)
-	if page.Complete = q.Max <= 0 || len(page.Messages) <= q.Max; !page.Complete {
-		if q.Backwards {
-			page.Messages = page.Messages[len(page.Messages)-q.Max:]
-		} else {
-			page.Messages = page.Messages[:q.Max]
-		}
-	}
-	if len(page.Messages) == 0 {
-		page.Messages = nil
-	} else {
-		page.Index = slices.Index(selection, page.Messages[0])
+		return storage.ArchivePage{}, fmt.Errorf("page of the archive of %s: %w", owner, err)
 	}
 	return page, nil
 }
 
-func search(list []posting, id uint64) (int, bool) {
-	return slices.BinarySearchFunc(list, id, func(p posting, id uint64) int { return cmp.Compare(p.id, id) })
-}
-
-func selected(m storage.ArchivedMessage, q storage.ArchiveQuery) bool {
-	switch {
-	case q.IDs != nil:
-		return slices.Contains(q.IDs, m.ID)
-	case q.AfterID != 0 && m.ID <= q.AfterID, q.BeforeID != 0 && m.ID >= q.BeforeID:
-	case !q.Start.IsZero() && m.At.Before(q.Start), !q.End.IsZero() && m.At.After(q.End):
-	case q.With.IsZero(), q.With == m.With, q.With == m.With.Bare():
-		return true
-	}
-	return false
-}
-
-// archived reads a message as an archive has it.
-func (a archive) archived(archive uint64, p posting) (m storage.ArchivedMessage, err error) {
-	row, err := a.message(p.number)
+func (a archive) page(owner jid.JID, q storage.ArchiveQuery) (page storage.ArchivePage, err error) {
+	v, err := a.view(owner)
 	if err != nil {
-		return m, err
+		return page, err
 	}
-	m = storage.ArchivedMessage{ID: p.id, At: row.at, Stanza: row.stanza}
-	for _, place := range row.places {
-		if place.archive == archive && place.id == p.id {
-			m.With, err = jid.Parse(place.with)
+	for _, id := range append([]uint64{q.AfterID, q.BeforeID, q.After, q.Before}, q.IDs...) {
+		if id == 0 {
+			continue
+		}
+		if _, found, err := v.find(id); err != nil {
+			return page, err
+		} else if !found {
+			return page, fmt.Errorf("message %d: %w", id, storage.ErrNotFound)
 		}
 	}
-	return m, err
+	sel := selection{view: v, after: q.AfterID, before: q.BeforeID - 1, with: q.With, start: q.Start, end: q.End}
+	if q.IDs != nil {
+		sel = selection{view: v, before: math.MaxUint64, ids: append([]uint64{0}, q.IDs...)}
+		slices.Sort(sel.ids)
+	}
+	part := sel
+	if q.Backwards {
+		part.before = min(part.before, q.Before-1)
+	} else {
+		part.after = max(part.after, q.After)
+	}
+	page.Complete = true
+	for m, err := range part.messages(q.Backwards) {
+		if err != nil {
+			return page, err
+		}
+		if q.Max > 0 && len(page.Messages) == q.Max {
+			page.Complete = false
+			break
+		}
+		page.Messages = append(page.Messages, m)
+	}
+	if q.Backwards {
+		slices.Reverse(page.Messages)
+	}
+
+	switch {
+	case page.Complete && part.after == sel.after && part.before == sel.before:
+		page.Count = len(page.Messages)
+		return page, nil
+	case !sel.with.IsBare() && !sel.with.IsZero():
+		page.Count = -1
+		if len(page.Messages) > 0 {
+			page.Index = -1
+		}
+		return page, nil
+	}
+	if page.Count, err = sel.count(); err != nil || len(page.Messages) == 0 {
+		return page, err
+	}
+	switch {
+	case q.Backwards && part.before == sel.before:
+		page.Index = page.Count - len(page.Messages)
+	case q.Backwards || part.after != sel.after:
+		sel.before = page.Messages[0].ID - 1
+		page.Index, err = sel.count()
+	}
+	return page, err
+}
+
+// A view is an archive as a transaction sees it.
+type view struct {
+	*txn
+	archive uint64
+	unmoved []unmoved
+}
+
+func (t *txn) view(owner jid.JID) (v view, err error) {
+	v.txn = t
+	if v.archive, err = t.archiveOf(ownerKey(owner)); err == nil && v.archive != 0 {
+		v.unmoved, _, err = t.unmoved(v.archive)
+	}
+	return v, err
+}
+
+// find is the number of the message with an id.
+func (v view) find(id uint64) (number uint64, found bool, err error) {
+	i, found := slices.BinarySearchFunc(v.unmoved, id, func(u unmoved, id uint64) int { return cmp.Compare(u.id, id) })
+	if found {
+		return v.unmoved[i].number, true, nil
+	}
+	return v.txn.find(listOf(v.archive, jid.JID{}), id)
+}
+
+// A selection is part of an archive: from one id to another, by the other party and by time.
+type selection struct {
+	view
+	after, before uint64 // ids; before is inclusive
+	with          jid.JID
+	start, end    time.Time
+	ids           []uint64 // if not nil, those only, in order
+}
+
+// postings yields what may be of the selection, by id.
+func (s selection) postings(backwards bool) iter.Seq2[posting, error] {
+	return func(yield func(posting, error) bool) {
+		var tail []posting
+		for _, u := range s.unmoved {
+			if s.within(u.posting) && s.isWith(u.with) {
+				tail = append(tail, u.posting)
+			}
+		}
+		from := s.after + 1
+		if backwards {
+			slices.Reverse(tail)
+			from = s.before
+		}
+		for c, err := range s.chunks(s.list(), from, backwards) {
+			if err != nil {
+				yield(posting{}, err)
+				return
+			}
+			if backwards && c.last.id <= s.after || !backwards && c.first() > s.before {
+				break
+			}
+			if s.misses(c) {
+				continue
+			}
+			postings, err := c.postings()
+			if err != nil {
+				yield(posting{}, err)
+				return
+			}
+			if backwards {
+				slices.Reverse(postings)
+			}
+			for _, p := range postings {
+				for len(tail) > 0 && tail[0].id < p.id != backwards {
+					if !yield(tail[0], nil) {
+						return
+					}
+					tail = tail[1:]
+				}
+				if s.within(p) && !yield(p, nil) {
+					return
+				}
+			}
+		}
+		for _, p := range tail {
+			if !yield(p, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s selection) list() list { return listOf(s.archive, s.with) }
+
+// within says whether a message may be of the selection, by its id and its second.
+func (s selection) within(p posting) bool {
+	if p.id <= s.after || p.id > s.before ||
+		!s.start.IsZero() && p.second < s.start.Unix() || !s.end.IsZero() && p.second > s.end.Unix() {
+		return false
+	}
+	if s.ids == nil {
+		return true
+	}
+	_, found := slices.BinarySearch(s.ids, p.id)
+	return found
+}
+
+// isWith says whether the other party is one that is asked for.
+func (s selection) isWith(with string) bool {
+	if s.with.IsZero() {
+		return true
+	}
+	rest, ok := strings.CutPrefix(with, s.with.String())
+	return ok && (rest == "" || s.with.IsBare() && rest[0] == '/')
+}
+
+// misses says that nothing in a chunk can be of the selection.
+func (s selection) misses(c chunk) bool {
+	if !s.start.IsZero() && c.end < s.start.Unix() || !s.end.IsZero() && c.start > s.end.Unix() {
+		return true
+	}
+	if s.ids == nil {
+		return false
+	}
+	i, _ := slices.BinarySearch(s.ids, c.first())
+	return i == len(s.ids) || s.ids[i] > c.last.id
+}
+
+// covers says that everything in a chunk is of the selection.
+func (s selection) covers(c chunk) bool {
+	return s.ids == nil && c.first() > s.after && c.last.id <= s.before &&
+		(s.start.IsZero() || c.start > s.start.Unix()) && (s.end.IsZero() || c.end < s.end.Unix())
+}
+
+// messages yields the selection, by id.
+func (s selection) messages(backwards bool) iter.Seq2[storage.ArchivedMessage, error] {
+	return func(yield func(storage.ArchivedMessage, error) bool) {
+		for p, err := range s.postings(backwards) {
+			var m storage.ArchivedMessage
+			ok := true
+			if err == nil {
+				m, ok, err = s.read(p)
+			}
+			if ok && (!yield(m, err) || err != nil) {
+				return
+			}
+		}
+	}
+}
+
+// read reads a message, and says whether it is of the selection.
+func (s selection) read(p posting) (m storage.ArchivedMessage, ok bool, err error) {
+	k := key(p.number)
+	row, err := peekMessage(s.get(inMessages, k))
+	if err != nil {
+		return m, true, damaged(inMessages, k, err)
+	}
+	i := slices.IndexFunc(row.places, func(place place) bool { return place.archive == s.archive && place.id == p.id })
+	if i < 0 {
+		return m, true, damaged(inMessages, k, errDamaged)
+	}
+	if !s.isWith(row.places[i].with) || !s.start.IsZero() && row.at.Before(s.start) || !s.end.IsZero() && row.at.After(s.end) {
+		return m, false, nil
+	}
+	m = storage.ArchivedMessage{ID: p.id, At: row.at, Stanza: strings.Clone(row.stanza)}
+	m.With, err = jid.Parse(strings.Clone(row.places[i].with))
+	return m, true, err
+}
+
+// count counts the selection, looking only at those messages that are at its edges.
+func (s selection) count() (n int, err error) {
+	head, sealed, err := s.head(s.list())
+	if err != nil {
+		return 0, err
+	}
+	some := s
+	some.unmoved = nil
+	for _, u := range s.unmoved {
+		if s.isWith(u.with) {
+			some.unmoved = append(some.unmoved, u)
+		}
+	}
+	if s.after == 0 && s.before == math.MaxUint64 && s.start.IsZero() && s.end.IsZero() && s.ids == nil {
+		return head.n + int(sealed) + len(some.unmoved), nil
+	}
+	exact := func(p posting) error {
+		if !some.within(p) {
+			return nil
+		}
+		ok := true
+		if !s.start.IsZero() && p.second == s.start.Unix() || !s.end.IsZero() && p.second == s.end.Unix() {
+			_, ok, err = s.read(p)
+		}
+		if ok {
+			n++
+		}
+		return err
+	}
+	for c, err := range s.chunks(s.list(), s.after+1, false) {
+		if err != nil {
+			return 0, err
+		}
+		if c.first() > s.before {
+			break
+		}
+		if s.covers(c) {
+			n += c.n
+			continue
+		}
+		if s.misses(c) {
+			continue
+		}
+		postings, err := c.postings()
+		if err != nil {
+			return 0, err
+		}
+		for _, p := range postings {
+			if err := exact(p); err != nil {
+				return 0, err
+			}
+		}
+	}
+	for _, u := range some.unmoved {
+		if err := exact(u.posting); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }
 
 func (a archive) Bounds(owner jid.JID) (oldest, newest storage.ArchivedMessage, err error) {
-	archive, all, err := a.all(owner)
-	if err == nil && len(all) == 0 {
-		err = fmt.Errorf("archive of %s is empty: %w", owner, storage.ErrNotFound)
+	v, err := a.view(owner)
+	if err == nil {
+		oldest, newest, err = v.bounds()
+	}
+	if err != nil {
+		err = fmt.Errorf("bounds of the archive of %s: %w", owner, err)
+	}
+	return oldest, newest, err
+}
+
+func (v view) bounds() (oldest, newest storage.ArchivedMessage, err error) {
+	err = storage.ErrNotFound
+	all := selection{view: v, before: math.MaxUint64}
+	for oldest, err = range all.messages(false) {
+		break
 	}
 	if err == nil {
-		oldest, err = a.archived(archive, all[0])
-	}
-	if err == nil {
-		newest, err = a.archived(archive, all[len(all)-1])
+		for newest, err = range all.messages(true) {
+			break
+		}
 	}
 	return oldest, newest, err
 }
 
 func (a archive) LastID() (uint64, error) {
-	value := a.get(inMarks, []byte("last id"))
-	if value == nil {
-		return 0, nil
-	}
-	return decodeNumber(value)
-}
-
-func (a archive) Purge(owner jid.JID, before time.Time, limit int) (int, error) {
-	if !a.writable {
-		return 0, storage.ErrReadOnly
-	}
-	archive, all, err := a.all(owner)
+	moved, err := a.mark(lastIDMark)
 	if err != nil {
 		return 0, err
 	}
-	purged := 0
-	for _, p := range all {
-		if purged == limit {
-			break
+	_, unmoved, err := a.unmoved(0)
+	return max(moved, unmoved), err
+}
+
+func (a archive) Purge(owner jid.JID, before time.Time, limit int) (int, error) {
+	n, err := a.purge(owner, before, limit)
+	if err != nil {
+		return 0, fmt.Errorf("purge archive of %s: %w", owner, err)
+	}
+	return n, nil
+}
+
+func (a archive) purge(owner jid.JID, before time.Time, limit int) (int, error) {
+	if !a.writable {
+		return 0, storage.ErrReadOnly
+	}
+	v, err := a.view(owner)
+	if err != nil {
+		return 0, err
+	}
+	if slices.ContainsFunc(v.unmoved, func(u unmoved) bool { return u.second <= before.Unix() }) {
+		if _, err := a.move(math.MaxInt); err != nil {
+			return 0, err
 		}
-		m, err := a.archived(archive, p)
+		v.unmoved = nil
+	}
+	var ids, numbers []uint64
+	contacts := make(map[jid.JID][]uint64)
+	old := selection{view: v, before: math.MaxUint64, end: before}
+	for p, err := range old.postings(false) {
 		if err != nil {
 			return 0, err
 		}
-		if !m.At.Before(before) {
+		if len(ids) == limit {
+			break
+		}
+		m, ok, err := old.read(p)
+		if err != nil {
+			return 0, err
+		}
+		if !ok || !m.At.Before(before) {
 			continue
 		}
-		if err := a.leave(archive, p); err != nil {
-			return 0, fmt.Errorf("purge archive of %s: %w", owner, err)
-		}
-		purged++
+		ids, numbers = append(ids, p.id), append(numbers, p.number)
+		contacts[m.With.Bare()] = append(contacts[m.With.Bare()], p.id)
 	}
-	return purged, nil
-}
-
-func (a archive) Stats(owner jid.JID) (storage.ArchiveStats, error) {
-	archive, all, err := a.all(owner)
-	stats := storage.ArchiveStats{Messages: len(all)}
-	if err != nil || len(all) == 0 {
-		return stats, err
+	if len(ids) == 0 {
+		return 0, nil
 	}
-	oldest, err := a.archived(archive, all[0])
-	if err != nil {
-		return stats, err
+	if err := a.remove(listOf(v.archive, jid.JID{}), ids); err != nil {
+		return 0, err
 	}
-	newest, err := a.archived(archive, all[len(all)-1])
-	stats.Oldest, stats.Newest = oldest.At, newest.At
-	return stats, err
-}
-
-func (a archive) all(owner jid.JID) (archive uint64, list []posting, err error) {
-	if archive, err = a.archiveOf(ownerKey(owner)); err == nil && archive != 0 {
-		list, err = a.postings(archive)
-	}
-	return archive, list, err
-}
-
-// retire removes the archive of an owner.
-func (t *txn) retire(owner []byte) error {
-	archive, err := t.archiveOf(owner)
-	if err != nil || archive == 0 {
-		return err
-	}
-	list, err := t.postings(archive)
-	if err != nil {
-		return err
-	}
-	for _, p := range list {
-		if err := t.leave(archive, p); err != nil {
-			return err
+	for with, ids := range contacts {
+		if err := a.remove(listOf(v.archive, with), ids); err != nil {
+			return 0, err
 		}
 	}
-	if err := t.delete(inArchives, owner); err != nil {
-		return err
+	for _, number := range numbers {
+		if err := a.release(number); err != nil {
+			return 0, err
+		}
 	}
-	return t.delete(inOwners, key(archive))
+	return len(ids), nil
 }
 
-// leave removes a message from an archive.
-func (t *txn) leave(archive uint64, p posting) error {
-	m, err := t.message(p.number)
+func (a archive) Stats(owner jid.JID) (stats storage.ArchiveStats, err error) {
+	v, err := a.view(owner)
+	if err == nil {
+		stats.Messages, err = selection{view: v, before: math.MaxUint64}.count()
+	}
+	if err == nil && stats.Messages > 0 {
+		var oldest, newest storage.ArchivedMessage
+		oldest, newest, err = v.bounds()
+		stats.Oldest, stats.Newest = oldest.At, newest.At
+	}
 	if err != nil {
-		return err
+		return stats, fmt.Errorf("stats of the archive of %s: %w", owner, err)
 	}
-	m.places = slices.DeleteFunc(m.places, func(place place) bool { return place.archive == archive && place.id == p.id })
-	if err := t.put(inMessages, key(p.number), m.encode()); err != nil {
-		return err
-	}
-	return t.release(p.number)
+	return stats, nil
 }
 
 // has says whether an archive has a message still.
 func (t *txn) has(p place, number uint64) (bool, error) {
-	return t.get(inOwners, key(p.archive)) != nil, nil
+	if t.get(inOwners, key(p.archive)) == nil {
+		return false, nil
+	}
+	moved, err := t.mark(movedMark)
+	if err != nil || number > moved {
+		return err == nil, err
+	}
+	_, found, err := t.find(listOf(p.archive, jid.JID{}), p.id)
+	return found, err
 }
 
 // idIn is the id of a message in an archive, 0 if it is not there.
@@ -211,34 +446,4 @@ func (t *txn) idIn(archive, number uint64, places []place) (uint64, error) {
 		}
 	}
 	return 0, nil
-}
-
-// find is the number of a message in an archive.
-func (t *txn) find(archive, id uint64) (number uint64, err error) {
-	list, err := t.postings(archive)
-	if err != nil {
-		return 0, err
-	}
-	i, found := search(list, id)
-	if !found {
-		return 0, storage.ErrNotFound
-	}
-	return list[i].number, nil
-}
-
-// postings are those of an archive, by id.
-func (t *txn) postings(archive uint64) (list []posting, err error) {
-	for k, value := range t.scan(inMessages, nil, nil) {
-		m, err := peekMessage(value)
-		if err != nil {
-			return nil, damaged(inMessages, k, err)
-		}
-		for _, p := range m.places {
-			if p.archive == archive {
-				list = append(list, posting{p.id, binary.BigEndian.Uint64(k)})
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b posting) int { return cmp.Compare(a.id, b.id) })
-	return list, nil
 }

@@ -40,7 +40,7 @@ func addClients(tx *bbolt.Tx) error {
 // addArchives makes room for messages in archives and for what peers have not acknowledged. Offline
 // messages stay as they are: a new one refers to its message, and those from before are one.
 func addArchives(tx *bbolt.Tx) error {
-	for _, name := range []string{"settings", "messages", "held", "archives", "owners", "peers", "counts", "spool", "marks"} {
+	for _, name := range []string{"settings", "messages", "held", "archives", "owners", "retired", "heads", "chunks", "peers", "counts", "spool", "marks"} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}

@@ -3,9 +3,9 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
-	"unsafe"
 
 	"tombolo/storage"
 	"tombolo/xmpp/jid"
@@ -39,15 +39,14 @@ func (m message) encode() []byte {
 }
 
 // peekMessage reads a row without copying it: the strings end with the transaction.
-func peekMessage(value []byte) (m message, err error) {
-	if len(value) == 0 || value[0] != rowVersion {
-		return m, errDamaged
-	}
-	d := decoder{rest: unsafe.String(unsafe.SliceData(value), len(value))[1:]}
+func peekMessage(value []byte) (message, error) { return peekInto(value, nil) }
+
+// peekInto is peekMessage with memory for the places.
+func peekInto(value []byte, places []place) (m message, err error) {
+	d := peekRow(value)
 	m.at = d.time()
-	if n := d.count(); n > 0 {
-		m.places = make([]place, n)
-	}
+	n := d.count()
+	m.places = slices.Grow(places[:0], n)[:n]
 	for i := range m.places {
 		p := &m.places[i]
 		p.archive = d.uint()
@@ -97,9 +96,12 @@ func (m messages) add(new storage.Message) error {
 	var number uint64
 	row := message{at: new.At, stanza: new.Stanza}
 	if new.Earlier.ID != 0 {
-		earlier, err := m.archiveOf(ownerKey(new.Earlier.Owner))
+		earlier, err := m.view(new.Earlier.Owner)
 		if err == nil {
-			number, err = m.find(earlier, new.Earlier.ID)
+			var found bool
+			if number, found, err = earlier.find(new.Earlier.ID); err == nil && !found {
+				err = storage.ErrNotFound
+			}
 		}
 		if err == nil {
 			row, err = m.message(number)
@@ -115,18 +117,11 @@ func (m messages) add(new storage.Message) error {
 		}
 		row.places = make([]place, 0, len(new.Archived))
 		for _, a := range new.Archived {
-			number, err := m.archiveFor(ownerKey(a.Owner))
+			number, err := m.archiveFor(a.Owner)
 			if err != nil {
 				return err
 			}
 			row.places = append(row.places, place{number, a.ID, a.With.String()})
-			last, err := archive(m).LastID()
-			if err == nil && a.ID > last {
-				err = m.put(inMarks, []byte("last id"), encodeNumber(a.ID))
-			}
-			if err != nil {
-				return err
-			}
 		}
 	}
 
@@ -154,12 +149,14 @@ func (m messages) add(new storage.Message) error {
 			}
 		}
 	}
+	// Most messages are acknowledged before they are moved. Until then an archive holds what it has.
+	counted := new.Earlier.ID != 0 || len(row.places) == 0
 	for _, w := range new.Waiting {
-		waits, err := peers(m).add(w, number)
+		waits, err := peers(m).add(w, number, counted)
 		if err != nil {
 			return err
 		}
-		if waits {
+		if waits && counted {
 			holders++
 		}
 	}
@@ -167,6 +164,7 @@ func (m messages) add(new storage.Message) error {
 		if err := m.txn.append(inMessages, key(number), row.encode()); err != nil {
 			return err
 		}
+		m.added++
 	}
 	if err := m.hold(number, holders); err != nil {
 		return err
@@ -208,11 +206,14 @@ func (t *txn) release(number uint64) error {
 	}
 	value := t.get(inMessages, k)
 	if value == nil {
-		return damaged(inMessages, k, errDamaged)
+		return nil // it went with another archive that is nobody's
 	}
 	m, err := peekMessage(value)
 	if err != nil {
 		return damaged(inMessages, k, err)
+	}
+	if moved, err := t.mark(movedMark); err != nil || len(m.places) > 0 && number > moved {
+		return err // move will look at it
 	}
 	for _, p := range m.places {
 		if has, err := t.has(p, number); has || err != nil {
@@ -235,20 +236,37 @@ func (t *txn) archiveOf(owner []byte) (uint64, error) {
 	return number, nil
 }
 
+// remembered bounds Store.archives.
+const remembered = 1 << 14
+
 // archiveFor is archiveOf for one that is about to have a message.
-func (t *txn) archiveFor(owner []byte) (uint64, error) {
-	number, err := t.archiveOf(owner)
-	if number != 0 || err != nil {
-		return number, err
+func (t *txn) archiveFor(owner jid.JID) (uint64, error) {
+	owner = owner.Bare()
+	if number, ok := t.archives[owner]; ok {
+		return number, nil
 	}
-	// Never used again: what is left of a deleted account's archive is nobody else's.
-	if number, err = t.bucket(inArchives).NextSequence(); err != nil {
+	k := ownerKey(owner)
+	number, err := t.archiveOf(k)
+	if err != nil {
 		return 0, err
 	}
-	if err := t.put(inArchives, owner, encodeNumber(number)); err != nil {
-		return 0, err
+	if number == 0 {
+		// Never used again: what is left of a deleted account's archive is nobody else's.
+		if number, err = t.bucket(inArchives).NextSequence(); err != nil {
+			return 0, err
+		}
+		if err := t.put(inArchives, k, encodeNumber(number)); err != nil {
+			return 0, err
+		}
+		if err := t.put(inOwners, key(number), encodeBlob(string(k))); err != nil {
+			return 0, err
+		}
 	}
-	return number, t.put(inOwners, key(number), encodeBlob(string(owner)))
+	if len(t.archives) >= remembered {
+		clear(t.archives)
+	}
+	t.archives[owner.Clone()] = number
+	return number, nil
 }
 
 // owner is whose archive that is; ok is false if the account was deleted.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"tombolo/storage"
 	"tombolo/xmpp/jid"
@@ -30,6 +31,9 @@ const (
 	inHeld
 	inArchives
 	inOwners
+	inRetired
+	inHeads
+	inChunks
 	inPeers
 	inCounts
 	inSpool
@@ -57,6 +61,9 @@ var buckets = [...]struct {
 	inHeld:       {"held", "references to message", false, checkNumbered},
 	inArchives:   {"archives", "archive", true, checkArchive},
 	inOwners:     {"owners", "owner of archive", false, checkOwner},
+	inRetired:    {"retired", "retired archive", false, checkNumbered},
+	inHeads:      {"heads", "head of list", false, checkHead},
+	inChunks:     {"chunks", "chunk of list", false, checkChunk},
 	inPeers:      {"peers", "peer", false, checkPeer},
 	inCounts:     {"counts", "count of peer", false, checkNumbered},
 	inSpool:      {"spool", "spooled message", false, checkSpool},
@@ -76,6 +83,9 @@ var buckets = [...]struct {
 //	held                     number of a message: how many rows of offline and spool refer to it
 //	archives                 owner: the number of the archive
 //	owners                   number of an archive: its owner
+//	retired                  number of an archive that has no owner any more
+//	heads                    number of an archive, contact (8 bytes): the newest postings (see lists.go)
+//	chunks                   number of an archive, contact, id of the first one: postings
 //	peers                    number: a peer
 //	counts                   number of a peer: how many of its stanzas are handled
 //	spool                    number of a peer, number of the stanza: the number of a message, and its form
@@ -155,6 +165,7 @@ type encoder []byte
 func newRow(size int) encoder { return append(make(encoder, 0, size+16), rowVersion) }
 
 func (e *encoder) uint(n uint64)   { *e = binary.AppendUvarint(*e, n) }
+func (e *encoder) int(n int64)     { *e = binary.AppendVarint(*e, n) }
 func (e *encoder) string(s string) { e.uint(uint64(len(s))); *e = append(*e, s...) }
 func (e *encoder) bytes(b []byte)  { e.uint(uint64(len(b))); *e = append(*e, b...) }
 func (e *encoder) time(t time.Time) {
@@ -188,6 +199,14 @@ func readRow(value []byte) *decoder {
 	return d
 }
 
+// peekRow is readRow without the copy: what it reads ends with the transaction.
+func peekRow(value []byte) decoder {
+	if len(value) == 0 || value[0] != rowVersion {
+		return decoder{err: errDamaged}
+	}
+	return decoder{rest: unsafe.String(unsafe.SliceData(value), len(value))[1:]}
+}
+
 // readVersionedRow is readRow for a kind of row that exists in all versions up to newest.
 func readVersionedRow(value []byte, newest byte) (d *decoder, version byte) {
 	if len(value) == 0 || value[0] < rowVersion || value[0] > newest {
@@ -211,6 +230,12 @@ func (d *decoder) uint() (n uint64) {
 	}
 	d.fail()
 	return 0
+}
+
+// int reads what encoder.int wrote (binary.AppendVarint).
+func (d *decoder) int() int64 {
+	n := d.uint()
+	return int64(n>>1) ^ -int64(n&1)
 }
 
 // count reads how many elements follow, each of at least one byte.

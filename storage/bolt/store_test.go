@@ -27,6 +27,14 @@ func TestStore(t *testing.T) {
 	storagetest.Run(t, func(t *testing.T) storage.Store { return openTest(t, Options{}) })
 }
 
+// TestStoreMoving is TestStore with a store that enters messages in the lists of their archives at once, in
+// small chunks.
+func TestStoreMoving(t *testing.T) {
+	storagetest.Run(t, func(t *testing.T) storage.Store {
+		return openTest(t, Options{sizes: sizes{move: 1, quiet: 1, chunk: 5, slack: 2, clean: 3}})
+	})
+}
+
 func TestFaults(t *testing.T) {
 	storagetest.RunFaults(t, func(t *testing.T, f *storagetest.Faults, mark int) storage.Store {
 		return openTest(t, Options{Mark: mark, BeforeCommit: f.BeforeCommit})

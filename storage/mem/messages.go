@@ -259,7 +259,8 @@ func (p peers) Waiting(id uint64) ([]storage.Unacknowledged, error) {
 	for _, r := range p.spool[id] {
 		m := p.messages[r.row]
 		list = append(list, storage.Unacknowledged{
-			Number: r.number, Form: r.form, Copies: r.copies, At: m.at, Stanza: m.stanza, Archived: slices.Clone(m.archived),
+			Number: r.number, Form: r.form, Copies: r.copies, At: m.at, Stanza: m.stanza,
+			Archived: append([]storage.Archived(nil), m.archived...), // none is nil
 		})
 	}
 	return list, nil

@@ -74,14 +74,14 @@ type Server struct {
 	parking  parking
 
 	mu      sync.Mutex
-	streams map[*stream.Stream]struct{}
+	streams map[*stream.Stream]bool // has a session of its own, not one that it resumed
 	closing bool
 	ended   sync.Cond
 }
 
 // New makes the role that all client streams share.
 func New(c Config) *Server {
-	s := &Server{Config: c, streams: make(map[*stream.Stream]struct{})}
+	s := &Server{Config: c, streams: make(map[*stream.Stream]bool)}
 	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[key]endedSession)
 	s.parking.acked = make(map[*outlet]struct{})
 	s.throttle.now = time.Now
@@ -153,8 +153,8 @@ func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
 	}
 }
 
-// Shutdown ends all streams and waits for that, or for ctx. Clients that can resume their sessions lose
-// their connections, the others are told <system-shutdown/>.
+// Shutdown ends all streams and waits for that, or for ctx. Clients that can resume their sessions, or are
+// about to do it, lose their connections; the others are told <system-shutdown/>.
 func (s *Server) Shutdown(ctx context.Context) {
 	outlets := s.parking.all()
 	for _, o := range outlets {
@@ -164,8 +164,12 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 	s.mu.Lock()
 	s.closing = true
-	for st := range s.streams {
-		st.Close(&stanza.StreamError{Condition: stanza.StreamSystemShutdown})
+	for st, bound := range s.streams {
+		if bound {
+			st.Close(&stanza.StreamError{Condition: stanza.StreamSystemShutdown})
+		} else {
+			st.Drop()
+		}
 	}
 	stop := context.AfterFunc(ctx, func() {
 		s.mu.Lock()
@@ -200,8 +204,14 @@ func (s *Server) enter(st *stream.Stream) bool {
 	if s.closing {
 		return false
 	}
-	s.streams[st] = struct{}{}
+	s.streams[st] = false
 	return true
+}
+
+func (s *Server) bound(st *stream.Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[st] = true
 }
 
 func (s *Server) leave(st *stream.Stream) {

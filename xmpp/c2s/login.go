@@ -168,6 +168,7 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 	case err != nil:
 		return err
 	}
+	c.server.bound(c.stream)
 	c.stream.Log = c.stream.Log.With("resource", full.Resource())
 	c.stream.Log.Debug("resource bound")
 	return nil
