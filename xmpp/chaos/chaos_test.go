@@ -201,9 +201,13 @@ func (w *world) cut(ctx context.Context, chance *rand.Rand) (n cuts) {
 
 // kill kills the server and starts it again, sometimes before everybody is back.
 func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Rand) (kills, terms int) {
-	for pause(talking, time.Duration(500+chance.IntN(7000))*time.Millisecond) {
+	pace := time.Duration(6000)
+	if w.server.Stall > 0 {
+		pace *= 3
+	}
+	for pause(talking, (300+time.Duration(chance.Int64N(int64(pace))))*time.Millisecond) {
 		sig := syscall.SIGKILL
-		if (kills+terms)%7 == 3 {
+		if (kills+terms)%7 == 1 {
 			sig = syscall.SIGTERM
 		}
 		w.note("gets the signal: " + sig.String())
@@ -272,9 +276,9 @@ func (w *world) report(t *testing.T) {
 		t.Logf("the same to somebody who never acknowledges: %s", spread(deaf))
 	}
 	for _, f := range failures {
-		text := f.text
+		text := f.who.name() + ": " + f.text + "\n" + f.who.story()
 		if f.about != nil {
-			text += "\n" + f.about.story(w)
+			text += f.about.story(w)
 		}
 		t.Error(text)
 	}

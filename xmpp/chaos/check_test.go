@@ -35,7 +35,7 @@ func newArchive() *archive {
 
 func (a *archive) add(id string, m *message) error {
 	if old := a.what[id]; old != nil {
-		return &mistake{fmt.Sprintf("identifier %s is that of %s too", id, old.origin), m}
+		return about(m, "identifier %s is that of %s too", id, old.origin)
 	}
 	a.place[id] = len(a.ids)
 	a.ids = append(a.ids, id)
@@ -127,7 +127,7 @@ func (w *world) judge(archives map[*account]*archive) *verdict {
 }
 
 func (v *verdict) wrongly(about *message, format string, a ...any) {
-	v.wrong = append(v.wrong, &mistake{fmt.Sprintf(format, a...), about})
+	v.wrong = append(v.wrong, &mistake{text: fmt.Sprintf(format, a...), about: about})
 }
 
 // kept: a message is once in the archive of each who took part in it.

@@ -95,11 +95,16 @@ func (d *device) name() string { return d.account.name + d.label }
 type mistake struct {
 	text  string
 	about *message // nil: no particular one
+	who   *device  // that noticed
 }
 
 func (m *mistake) Error() string { return m.text }
 
-func wrongly(format string, a ...any) error { return &mistake{text: fmt.Sprintf(format, a...)} }
+func wrongly(format string, a ...any) error { return about(nil, format, a...) }
+
+func about(m *message, format string, a ...any) error {
+	return &mistake{text: fmt.Sprintf(format, a...), about: m}
+}
 
 // live connects again and again until ctx ends.
 func (d *device) live(ctx context.Context) {
@@ -114,7 +119,10 @@ func (d *device) live(ctx context.Context) {
 		pause(ctx, away)
 		err := d.connection(ctx)
 		if wrong := new(mistake); errors.As(err, &wrong) {
-			wrong.text = d.name() + ": " + wrong.text
+			wrong.who = d
+			d.mu.Lock()
+			d.note("finds a mistake")
+			d.mu.Unlock()
 			d.world.fail(wrong)
 			return
 		}
@@ -454,7 +462,7 @@ func (d *device) take(e element.Element) error {
 // message sees a message.
 func (d *device) message(e element.Element) error {
 	if e.Attr("type") == "error" {
-		return &mistake{fmt.Sprintf("an error comes back: %s", e), d.world.find(e.Attr("id"))}
+		return about(d.world.find(e.Attr("id")), "an error comes back: %s", e)
 	}
 	if e.Attr("from") == d.account.address() {
 		if c := e.Child("received", carbons); !c.IsZero() {
@@ -485,12 +493,12 @@ func forwarded(e element.Element) element.Element {
 func (d *device) see(e element.Element, how how, id string) error {
 	m := d.world.find(e.Child("origin-id", ns.StanzaID).Attr("id"))
 	if m == nil || e.Child("body", ns.Client).Text() != m.body || !m.sentFrom(e.Attr("from")) {
-		return &mistake{fmt.Sprintf("nobody wrote %s", e), m}
+		return about(m, "nobody wrote %s", e)
 	}
 	for child := range e.Children() {
 		if how != paged && child.Is("stanza-id", ns.StanzaID) && child.Attr("by") == d.account.address() {
 			if id != "" {
-				return &mistake{fmt.Sprintf("two identifiers in %s", e), m}
+				return about(m, "two identifiers in %s", e)
 			}
 			id = child.Attr("id")
 		}
@@ -499,7 +507,7 @@ func (d *device) see(e element.Element, how how, id string) error {
 		id = m.origin
 	}
 	if id == "" {
-		return &mistake{fmt.Sprintf("no identifier in %s", e), m}
+		return about(m, "no identifier in %s", e)
 	}
 	late := how != paged && !e.Child("delay", ns.Delay).IsZero()
 	d.sightings = append(d.sightings, sighting{m, id, how, late, d.session, time.Now()})
@@ -649,10 +657,10 @@ func (c *conversation) ask(text string, names ...string) (element.Element, error
 		switch {
 		case e.Is("error", ns.Stream):
 			return e, fmt.Errorf("stream error: %s", e)
-		case e.Is("message", ns.Client):
+		case e.Is("message", ns.Client) && (names[0] == "iq" || names[0] == "enabled"):
 			c.early = append(c.early, e)
 			continue
-		case e.Is("presence", ns.Client):
+		case e.Is("presence", ns.Client) && names[0] == "enabled":
 			continue
 		}
 		return e, wrongly("want <%s/>, got %s", strings.Join(names, "/> or <"), e)

@@ -180,12 +180,14 @@ func (w *world) write(ctx context.Context, d *device, pace time.Duration, seed u
 	}
 }
 
+// A line is part of what is told.
+type line struct {
+	at   time.Time
+	text string
+}
+
 // story is everything that is known of a message, and what happened meanwhile to who is in it.
 func (m *message) story(w *world) string {
-	type line struct {
-		at   time.Time
-		text string
-	}
 	var lines []line
 	add := func(at time.Time, format string, a ...any) {
 		lines = append(lines, line{at, fmt.Sprintf(format, a...)})
@@ -231,8 +233,32 @@ func (m *message) story(w *world) string {
 		}
 	}
 	slices.SortStableFunc(lines, order)
+	return "message " + m.origin + "\n" + w.tell(lines)
+}
+
+// story is what happened to a device at last.
+func (d *device) story() string {
+	d.mu.Lock()
+	events := slices.Clone(d.chronicle[max(0, len(d.chronicle)-10):])
+	d.mu.Unlock()
+	d.world.mu.Lock()
+	for _, e := range d.world.lives {
+		if len(events) > 0 && e.at.After(events[0].at) {
+			e.how = "    the server " + e.how
+			events = append(events, e)
+		}
+	}
+	d.world.mu.Unlock()
+	slices.SortFunc(events, func(a, b event) int { return a.at.Compare(b.at) })
+	var lines []line
+	for _, e := range events {
+		lines = append(lines, line{e.at, e.how})
+	}
+	return d.world.tell(lines)
+}
+
+func (w *world) tell(lines []line) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "message %s\n", m.origin)
 	for _, l := range lines {
 		fmt.Fprintf(&b, "  %9.3f s  %s\n", l.at.Sub(w.began).Seconds(), l.text)
 	}
