@@ -37,6 +37,7 @@ type plan struct {
 	seed        uint64
 	accounts    int
 	stall, deaf bool
+	has         abilities // words for them too, until they are there for good
 }
 
 func newPlan(t *testing.T) plan {
@@ -50,6 +51,12 @@ func newPlan(t *testing.T) plan {
 			p.seed, err = strconv.ParseUint(seed, 10, 64)
 		} else if n, ok := strings.CutPrefix(word, "accounts="); ok {
 			p.accounts, err = strconv.Atoi(n)
+		} else if word == "durable" {
+			p.has.durable = true
+		} else if word == "archive" {
+			p.has.archive = true
+		} else if word == "carbons" {
+			p.has.carbons = true
 		} else if word == "stall" {
 			p.stall = true
 		} else if word == "deaf" {
@@ -72,7 +79,7 @@ func TestChaos(t *testing.T) {
 	p := newPlan(t)
 	t.Logf("%v, seed=%d", p.duration, p.seed)
 	w := newWorld(p.accounts, p.seed)
-	w.has = abilities{durable: true}
+	w.has = p.has
 	w.server = newServer(t, w.accounts)
 	defer w.server.log.judge(t)
 	if p.stall {

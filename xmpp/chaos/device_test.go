@@ -114,7 +114,7 @@ func (d *device) live(ctx context.Context) {
 		d.away = 0
 		d.mu.Unlock()
 		if away == 0 {
-			away = time.Duration(d.chance.IntN(50)) * time.Millisecond
+			away = time.Duration(d.chance.IntN(100)) * time.Millisecond
 		}
 		pause(ctx, away)
 		err := d.connection(ctx)
@@ -131,13 +131,11 @@ func (d *device) live(ctx context.Context) {
 
 // connection lives one connection.
 func (d *device) connection(ctx context.Context) error {
-	tcp, err := new(net.Dialer).DialContext(ctx, "tcp", d.world.server.StartTLS)
-	startTLS := true
-	if d.chance.IntN(2) == 0 && err == nil {
-		tcp.Close()
-		tcp, err = new(net.Dialer).DialContext(ctx, "tcp", d.world.server.DirectTLS)
-		startTLS = false
+	startTLS, address := d.chance.IntN(2) == 0, d.world.server.DirectTLS
+	if startTLS {
+		address = d.world.server.StartTLS
 	}
+	tcp, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}

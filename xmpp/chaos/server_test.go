@@ -37,7 +37,7 @@ const (
 	domain   = "a.test"
 	password = "secret"
 	// window is how long a session waits to be resumed.
-	window = 15 * time.Second
+	window = 30 * time.Second
 )
 
 // settingsVar makes this test binary a server; it has the settings as JSON.
