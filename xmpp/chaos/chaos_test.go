@@ -55,8 +55,6 @@ func newPlan(t *testing.T) plan {
 			p.has.durable = true
 		} else if word == "archive" {
 			p.has.archive = true
-		} else if word == "carbons" {
-			p.has.carbons = true
 		} else if word == "stall" {
 			p.stall = true
 		} else if word == "deaf" {

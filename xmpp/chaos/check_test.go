@@ -53,6 +53,7 @@ func (w *world) readArchives(ctx context.Context) (map[*account]*archive, error)
 	if !w.has.archive {
 		for _, m := range w.all() {
 			_ = all[m.to].add(m.origin, m)
+			_ = all[m.sender.account].add(m.origin, m)
 		}
 		return all, nil
 	}
@@ -136,9 +137,6 @@ func (v *verdict) kept(m *message) {
 	acked, repeated := !m.acked.at.IsZero(), m.repeated
 	m.mu.Unlock()
 	of, to := v.archives[m.sender.account].times[m], v.archives[m.to].times[m]
-	if !v.world.has.archive {
-		of = to
-	}
 	switch {
 	case !acked:
 		v.wrongly(m, "was never acknowledged")

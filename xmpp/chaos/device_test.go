@@ -526,7 +526,6 @@ func (d *device) iq(e element.Element) error {
 	case strings.HasPrefix(id, "ping") && typ == "result":
 		d.pings++
 	case id == "carbons" && typ == "result":
-	case id == "carbons" && !d.world.has.carbons:
 	case strings.HasPrefix(id, "query") && typ == "result":
 		fin := e.Child("fin", mam)
 		if id != d.query || !d.active {

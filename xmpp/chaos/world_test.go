@@ -30,7 +30,7 @@ type world struct {
 }
 
 // abilities are what the server can do.
-type abilities struct{ archive, carbons, durable bool }
+type abilities struct{ archive, durable bool }
 
 // figures are counted while the world goes on.
 type figures struct {
@@ -152,7 +152,7 @@ func (w *world) write(ctx context.Context, d *device, pace time.Duration, seed u
 			continue
 		}
 		target := to.address()
-		if one := to.devices[chance.IntN(2)]; w.has.carbons && chance.IntN(4) == 0 {
+		if one := to.devices[chance.IntN(2)]; chance.IntN(4) == 0 {
 			one.mu.Lock()
 			target = one.full
 			one.mu.Unlock()
