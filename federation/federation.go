@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/meter"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
@@ -54,8 +55,10 @@ type Config struct {
 	// Route takes what other servers send and what is returned to senders. It is called without
 	// any lock, also from within Send.
 	Route func(stanza.Stanza)
-	// Store keeps the secret behind dialback keys.
-	Store storage.Store
+	// Store keeps the secret behind dialback keys, and what makes streams outlive the server; the
+	// Journal writes what is to be kept of messages.
+	Store   storage.Store
+	Journal *journal.Journal
 	// Refused, if set, learns of each server, at an address, that may not speak for the remote domain
 	// of a pair. It must not block.
 	Refused func(p Pair, address, reason string)
@@ -72,8 +75,12 @@ type Config struct {
 	// ConnectTime bounds how long stanzas wait for a stream, DialTime one attempt to connect (0: a
 	// third of ConnectTime). Idle is how long a stream stays open without stanzas from us.
 	ConnectTime, DialTime, Idle time.Duration
-	// Queue is how many bytes may wait for one pair while its stream is being set up.
+	// Queue is how many bytes may wait for one pair while it has no stream: what was not sent, and
+	// what was and is not acknowledged.
 	Queue int
+	// Resume is how long another server may go on with a stream that was lost (XEP-0198); 0: not at
+	// all.
+	Resume time.Duration
 
 	Flusher *stream.Flusher
 	Log     *slog.Logger
@@ -103,6 +110,7 @@ type Federation struct {
 	pairs    map[Pair]*pair
 	outgoing map[*outgoing]struct{}
 	incoming map[*incoming]struct{}
+	inbound  map[key]*inbound
 	idle     sync.Cond // a task ended
 	tasks    int       // goroutines of ours and streams
 }
@@ -119,7 +127,8 @@ const maxDials = 64
 // New checks the policy and loads, or makes, the dialback secret.
 func New(c Config) (*Federation, error) {
 	f := &Federation{Config: c, dials: make(chan struct{}, maxDials), pairs: make(map[Pair]*pair),
-		outgoing: make(map[*outgoing]struct{}), incoming: make(map[*incoming]struct{})}
+		outgoing: make(map[*outgoing]struct{}), incoming: make(map[*incoming]struct{}),
+		inbound: make(map[key]*inbound)}
 	f.idle.L = &f.mu
 	if f.Now == nil {
 		f.Now = time.Now
@@ -144,6 +153,9 @@ func New(c Config) (*Federation, error) {
 	}
 	f.in, f.out = f.incomingRole(), f.outgoingRole()
 	f.work, f.cancel = context.WithCancel(context.Background())
+	if err := f.restore(); err != nil {
+		return nil, fmt.Errorf("federation: %w", err)
+	}
 	return f, nil
 }
 
@@ -153,12 +165,21 @@ func New(c Config) (*Federation, error) {
 func (f *Federation) Send(st stanza.Stanza) {
 	key := Pair{st.From.Domain(), st.To.Domain()}
 	if _, allowed := f.trust.Load().of(key.Remote); !allowed {
-		f.bounce(stanza.NotAllowed("this server does not talk to "+key.Remote), st)
+		f.refuse(st, stanza.NotAllowed("this server does not talk to "+key.Remote))
 		return
+	}
+	if _, _, ok := st.Counted(); ok && st.Lasting() {
+		st, _ = f.Journal.Open(st) // its sender must not be told that it is on its way before it is kept
 	}
 	for !f.pairOf(key).send(st) {
 		// It was just forgotten; the next one is new.
 	}
+}
+
+// refuse returns a stanza that is on its way.
+func (f *Federation) refuse(st stanza.Stanza, reason *stanza.Error) {
+	f.Journal.Close(st)
+	f.bounce(reason, st)
 }
 
 // pairOf finds or makes the state of a pair.
@@ -241,9 +262,15 @@ func (f *Federation) Reload(p Policy, roots *x509.CertPool) error {
 	return nil
 }
 
-// Run looks after the streams until the context ends: it closes idle ones, keeps others alive, and
-// forgets domains that nobody talks to any more.
+// releaseTime is how long what another server has got may stay in the store.
+const releaseTime = 250 * time.Millisecond
+
+// Run looks after the streams until the context ends: it sends what a restart has left, closes idle
+// streams, keeps others alive, and forgets domains that nobody talks to any more.
 func (f *Federation) Run(ctx context.Context) error {
+	f.wake()
+	release := time.NewTicker(releaseTime)
+	defer release.Stop()
 	every := max(min(f.Config.Idle, f.Timing.Answer, 30*time.Second)/2, time.Millisecond)
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -253,12 +280,14 @@ func (f *Federation) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			f.tend(f.Now())
+		case <-release.C:
+			f.release()
 		}
 	}
 }
 
-// Shutdown returns what waits for a stream to its senders, closes all streams, after what is in
-// their queues, and waits for their ends or for ctx. Nothing is accepted any more.
+// Shutdown returns what waits for a stream to its senders, unless it is kept, closes all streams, after
+// what is in their queues, and waits for their ends or for ctx. Nothing is accepted any more.
 func (f *Federation) Shutdown(ctx context.Context) error {
 	f.mu.Lock()
 	f.closing = true
@@ -267,6 +296,9 @@ func (f *Federation) Shutdown(ctx context.Context) error {
 		pairs = append(pairs, p)
 	}
 	for in := range f.incoming {
+		if in.managed.Load().kind() == "resumable" {
+			in.s.Drop() // it will be resumed
+		}
 		in.s.Close(&stanza.StreamError{Condition: stanza.StreamSystemShutdown})
 	}
 	f.mu.Unlock()

@@ -24,14 +24,14 @@ type incoming struct {
 	s    *stream.Stream
 	pass *transport.Pass
 
-	open atomic.Bool // a pair is authorised: stanzas may flow
+	open    atomic.Bool             // a pair is authorised: stanzas may flow
+	managed atomic.Pointer[inbound] // the session of stream management; nil: none
 
 	mu       sync.Mutex
 	security security // of the domain in the header
 	pairs    map[Pair]*authorisation
 	pending  int       // of pairs: their dialback keys are being verified
 	touched  time.Time // when tend last wrote to it
-
 }
 
 // An authorisation is what a peer was allowed on one stream, or has asked for.
@@ -78,11 +78,20 @@ func (f *Federation) incomingRole() *stream.Role {
 					return stream.Outcome{}, incomingOf(s).dialback(e)
 				},
 			},
+			{
+				Name:    "stream management",
+				Quietly: true,
+				Claims:  func(e element.Element) bool { return e.NS() == ns.SM },
+				Offer:   func(s *stream.Stream) []element.Element { return incomingOf(s).offerManagement() },
+				Handle: func(s *stream.Stream, e element.Element) (stream.Outcome, error) {
+					return stream.Outcome{}, incomingOf(s).manage(e)
+				},
+			},
 		},
 		Opened:    func(s *stream.Stream, h stream.Header) error { return incomingOf(s).opened(h) },
 		Ready:     func(s *stream.Stream) bool { return incomingOf(s).open.Load() },
 		Handle:    func(s *stream.Stream, e element.Element) error { return incomingOf(s).handle(e) },
-		Ended:     func(*stream.Stream, error) {},
+		Ended:     func(s *stream.Stream, _ error) { incomingOf(s).ended() },
 		Admit:     f.Admit,
 		Handshake: func(ctx context.Context, s *stream.Stream) (func(), error) { return incomingOf(s).pass.Handshake(ctx) },
 		Limits:    f.Limits, Timing: f.Timing, Flusher: f.Flusher, Counters: f.Counters, Log: f.Log,
@@ -337,6 +346,13 @@ func (in *incoming) handle(e element.Element) error {
 	case !in.admits(Pair{st.To.Domain(), st.From.Domain()}):
 		in.refused(Pair{st.To.Domain(), st.From.Domain()}, "a stanza of a domain that was not proved")
 		return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
+	}
+	if b := in.managed.Load(); b != nil {
+		var current bool
+		if st, current = b.receive(in.s, st); !current {
+			return nil // resumed on another stream: this one is closing
+		}
+		defer st.Release()
 	}
 	if err != nil { // addressed well, but not a stanza that can be delivered
 		in.f.bounce(stanza.AsError(err), st)

@@ -26,6 +26,7 @@ import (
 	"tombolo/storage/mem"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/journal"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
@@ -288,12 +289,16 @@ func (l *lab) serve(domain string, o options) *server {
 		Route: func(st stanza.Stanza) { s.routed <- st }, Store: store,
 		Limits:      stream.Limits{Before: limits, After: after, Queue: 4 << 20},
 		Timing:      stream.Timing{Login: patience, Quiet: time.Minute, Answer: time.Minute, Finish: 200 * time.Millisecond},
-		ConnectTime: patience, Idle: time.Minute, Queue: 1 << 20,
+		ConnectTime: patience, Idle: time.Minute, Queue: 1 << 20, Resume: time.Minute,
 		Flusher: flusher, Log: slog.New(slog.NewTextHandler(t.Output(), nil)).With("server", domain),
 	}
 	if o.config != nil {
 		o.config(&c)
 	}
+	if c.Journal, err = journal.New(c.Store, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	c.Journal.Start(func(st stanza.Stanza, err error) { t.Errorf("not kept: %s: %v", st.Element, err) })
 	if s.Federation, err = New(c); err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,11 @@ type StreamInfo struct {
 	Since time.Time `json:"since,omitzero"`
 	// Queue is how many bytes wait.
 	Queue int `json:"queue"`
+	// Acks is what the two servers have of stream management (XEP-0198): "none", "acks", or
+	// "resumable": then a lost stream is gone on with on another one.
+	Acks string `json:"acks,omitempty"`
+	// Unacknowledged is, outwards, how many stanzas the peer has not acknowledged.
+	Unacknowledged int `json:"unacknowledged,omitempty"`
 	// Error is why the last attempt failed, Retry when the next one may be made.
 	Error string    `json:"error,omitempty"`
 	Retry time.Time `json:"retry,omitzero"`
@@ -64,6 +69,7 @@ func (in *incoming) info() []StreamInfo {
 			Authenticated: a.by, Since: a.since, Queue: in.s.Pending()}
 		if a.by != "" {
 			i.State = "open"
+			i.Acks = in.managed.Load().kind()
 		}
 		list = append(list, i)
 	}
@@ -73,19 +79,29 @@ func (in *incoming) info() []StreamInfo {
 func (p *pair) info() StreamInfo {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	i := StreamInfo{Local: p.Local, Remote: p.Remote, Direction: "out", State: "connecting", Queue: p.bytes}
+	i := StreamInfo{Local: p.Local, Remote: p.Remote, Direction: "out", State: "connecting"}
 	switch {
 	case p.stream != nil:
 		o := p.stream
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		i.State, i.Since, i.Queue = "open", o.readyAt, p.bytes+o.s.Pending()
+		i.State, i.Since, i.Queue = "open", o.readyAt, o.s.Pending()
 		i.Address, i.TLS = o.s.Conn().RemoteAddr().String(), describeTLS(o.security.tls)
 		i.Authenticated, i.Peer = o.self, string(o.security.proof)
 	case !p.running && p.reason != nil:
 		i.State, i.Error, i.Retry = "failed", p.reason.Error(), p.until
 	case !p.running:
 		i.State = "closed"
+	}
+	if p.sent != nil {
+		i.Acks = p.sent.kind()
+	}
+	count, bytes := p.sent.waiting()
+	if p.stream == nil {
+		i.Queue = bytes
+	}
+	if p.sent != nil && p.sent.acks {
+		i.Unacknowledged = count
 	}
 	return i
 }

@@ -41,6 +41,7 @@ type outgoing struct {
 	negotiated bool // the features are dealt with; the rest is dialback
 	requested  bool // a dialback key was sent, and no answer has come
 	refused    bool // the peer refused EXTERNAL although it had offered it
+	agreed     agreement
 }
 
 // A purpose is what an outgoing stream is for.
@@ -51,6 +52,10 @@ type purpose struct {
 	ready func(*outgoing)
 	// note, if set, learns of each step.
 	note func(step, detail string, err error)
+	// way, if set, is whose stanzas the stream will carry, and former the session of stream management
+	// that it may go on with.
+	way    *pair
+	former string
 	// dialbackOnly leaves EXTERNAL alone, after the peer has refused it.
 	dialbackOnly bool
 }
@@ -170,8 +175,16 @@ func (o *outgoing) giveUp(why error) {
 	o.s.Close(nil)
 }
 
+// proved goes on when the peer knows us.
+func (o *outgoing) proved(self string) {
+	o.mu.Lock()
+	o.self = self
+	o.mu.Unlock()
+	o.manage()
+}
+
 // succeed makes the stream ready, unless it was given up meanwhile.
-func (o *outgoing) succeed(self string) {
+func (o *outgoing) succeed() {
 	o.mu.Lock()
 	if o.settled {
 		o.mu.Unlock()
@@ -182,8 +195,8 @@ func (o *outgoing) succeed(self string) {
 		o.giveUp(&refusal{stanza.NotAllowed("this server does not talk to " + o.Remote), errChanged})
 		return
 	}
-	o.settled, o.isReady, o.self, o.readyAt = true, true, self, o.f.Now()
-	security := o.security
+	o.settled, o.isReady, o.readyAt = true, true, o.f.Now()
+	security, self := o.security, o.self
 	o.mu.Unlock()
 	o.s.Log.Info("stream to another domain", "local", o.Local, "peer", o.Remote,
 		"tls", security.tls != nil, "peer proved by", string(security.proof), "we proved by", self)
@@ -210,6 +223,7 @@ func (f *Federation) outgoingRole() *stream.Role {
 		Ready:      func(s *stream.Stream) bool { return outgoingOf(s).negotiated },
 		Handle:     func(s *stream.Stream, e element.Element) error { return outgoingOf(s).handle(e) },
 		Ended:      func(s *stream.Stream, err error) { outgoingOf(s).ended() },
+		Written:    func(s *stream.Stream) { outgoingOf(s).way.written(outgoingOf(s)) },
 		Limits:     f.Limits, Timing: f.Timing, Flusher: f.Flusher, Log: f.Log,
 	}
 }
@@ -298,9 +312,9 @@ func (o *outgoing) prove() error {
 	}
 	switch {
 	case !o.authenticate:
-		o.succeed("")
+		o.proved("")
 	case o.s.State()&stream.Authenticated != 0:
-		o.succeed("EXTERNAL")
+		o.proved("EXTERNAL")
 	default:
 		o.requested = true
 		o.s.SendRaw(dialback{name: "result", from: o.Local, to: o.Remote,
@@ -309,10 +323,15 @@ func (o *outgoing) prove() error {
 	return nil
 }
 
-// handle takes what the peer may say on a stream that we opened: answers to dialback requests of
-// ours. Everything else comes in a direction in which nothing was authorised (XEP-0220 section 3.1).
+// handle takes what the peer may say on a stream that we opened: acknowledgements, and answers to
+// dialback requests of ours. Everything else comes in a direction in which nothing was authorised
+// (XEP-0220 section 3.1).
 func (o *outgoing) handle(e element.Element) error {
-	if e.NS() != ns.Dialback {
+	switch e.NS() {
+	case ns.SM:
+		return o.managed(e)
+	case ns.Dialback:
+	default:
 		return &stanza.StreamError{Condition: stanza.StreamNotAuthorized,
 			Text: "stanzas to this server go over a stream to it"}
 	}
@@ -329,7 +348,7 @@ func (o *outgoing) handle(e element.Element) error {
 		o.s.Log.Warn("unsolicited dialback result ignored", "from", d.from, "to", d.to, "type", d.typ)
 	case d.typ == "valid":
 		o.requested = false
-		o.succeed("dialback")
+		o.proved("dialback")
 	default:
 		o.requested = false
 		o.giveUp(&dialbackError{d.typ, d.err})
@@ -403,6 +422,30 @@ func isVerdict(err error) bool {
 	var peer *peerError
 	var verdict *dialbackError
 	return errors.As(err, &peer) || errors.As(err, &verdict)
+}
+
+// isRejection says that the peer will not have the pair, or what we sent, whenever we try again.
+func isRejection(err error) bool {
+	var (
+		own     *refusal
+		peer    *peerError
+		verdict *dialbackError
+	)
+	switch {
+	case errors.As(err, &own):
+		return true
+	case errors.As(err, &verdict):
+		return verdict.err == nil
+	case errors.As(err, &peer):
+		switch peer.Condition {
+		case stanza.StreamSystemShutdown, stanza.StreamReset, stanza.StreamConflict, stanza.StreamConnectionTimeout,
+			stanza.StreamInternalServerError, stanza.StreamResourceConstraint, stanza.StreamRemoteConnectionFailed,
+			stanza.StreamUndefinedCondition:
+			return false
+		}
+		return true
+	}
+	return false
 }
 
 // publicReason is what senders are told (RFC 6120 sections 8.3.3.16 and 8.3.3.17, XEP-0220 sections

@@ -11,6 +11,7 @@ import (
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
 )
 
 // A pair is the way out from one of our domains to another one. It is quiet, or somebody is setting
@@ -23,13 +24,10 @@ type pair struct {
 	mu      sync.Mutex
 	gone    bool // no longer in the map
 	running bool // connect runs
-	queue   []stanza.Stanza
-	bytes   int // in queue
 
 	stream *outgoing // nil while there is none that may carry stanzas
 	most   int       // bytes of a stanza that the peer takes (XEP-0478); 0: it did not say
-	posted []posted  // handed to the stream, not yet to its connection
-	wrote  bool      // the stream has written a stanza
+	sent   *outbound // what is to be sent, or was and may not have arrived; nil: nothing
 	used   time.Time // when the last stanza was sent, or the stream was ready
 
 	failures int       // in a row
@@ -39,16 +37,16 @@ type pair struct {
 	pinged time.Time // when a ping was sent; zero: none waits for its answer
 }
 
-// posted is a stanza and where in the bytes of the stream it ends.
-type posted struct {
-	stanza.Stanza
-	end int64
-}
-
 // Backoff after failures in a row: it doubles from the first to the longest, give or take a quarter.
 const (
 	firstBackoff   = 2 * time.Second
 	longestBackoff = 5 * time.Minute
+)
+
+// Retries, while a peer owes us acknowledgements, in the same way.
+const (
+	firstRetry   = 100 * time.Millisecond
+	longestRetry = 5 * time.Second
 )
 
 // send sends or queues a stanza, or returns it to its sender. It reports false if the pair was
@@ -62,7 +60,7 @@ func (p *pair) send(st stanza.Stanza) bool {
 	reason := p.accept(st)
 	p.mu.Unlock()
 	if reason != nil {
-		p.f.bounce(reason, st)
+		p.f.refuse(st, reason)
 	}
 	return true
 }
@@ -71,78 +69,149 @@ func (p *pair) send(st stanza.Stanza) bool {
 func (p *pair) accept(st stanza.Stanza) *stanza.Error {
 	now := p.f.Now()
 	size := len(st.Element.String())
-	if p.stream != nil && !p.takes(size) {
-		return tooLarge()
-	}
-	if p.stream != nil && p.post(st, now) {
-		return nil
+	limit := p.f.Queue
+	if p.stream != nil {
+		// What a peer does not read is bounded by its stream; this is for one that does not acknowledge.
+		limit += p.f.Limits.Queue
 	}
 	switch {
-	case !p.running && now.Before(p.until):
+	case p.stream != nil && !p.takes(size):
+		return tooLarge()
+	case p.stream == nil && !p.running && now.Before(p.until):
 		return publicReason(p.reason)
-	case p.bytes+size > p.f.Queue:
+	case p.held()+size > limit:
 		return stanza.ResourceConstraint("too much waits for " + p.Remote)
-	case !p.running && !p.f.start(p.connect):
+	case p.stream == nil && !p.running && !p.f.start(p.connect):
 		return publicReason(errClosing)
 	}
 	p.running = true
-	p.queue = append(p.queue, st)
-	p.bytes += size
+	if p.sent == nil {
+		p.sent = p.f.draft(p.Pair)
+	}
+	p.used = now
+	p.sent.send(st, now)
 	return nil
 }
 
-// post hands a stanza to the stream; false if that is closing. What then waits is sent when it is
-// over, by a new one.
-func (p *pair) post(st stanza.Stanza, now time.Time) bool {
-	end, ok := p.stream.s.Post(st.Element)
-	if !ok {
-		return false
-	}
-	p.used = now
-	p.forgetWritten()
-	p.posted = append(p.posted, posted{st, end})
-	return true
+// held is the bytes of all that is not known to have left.
+func (p *pair) held() int {
+	_, bytes := p.sent.waiting()
+	return bytes
 }
 
-// forgetWritten drops what has been handed to the connection.
-func (p *pair) forgetWritten() {
-	written, n := p.stream.s.Written(), 0
-	for n < len(p.posted) && p.posted[n].end <= written {
-		n++
+// wake sets up a stream for what waits.
+func (p *pair) wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sent != nil && !p.running {
+		p.running = p.f.start(p.connect)
 	}
-	p.posted = slices.Delete(p.posted, 0, n)
-	p.wrote = p.wrote || n > 0
 }
 
 // connect sets up a stream, lives it, and does so again as long as something waits.
 func (p *pair) connect() {
-	for {
+	for attempt := 0; ; attempt++ {
 		ctx, cancel := context.WithTimeout(p.f.work, p.f.ConnectTime)
-		err := p.f.reach(ctx, p.Pair, &purpose{authenticate: true, ready: p.ready})
+		lived := false
+		err := p.f.reach(ctx, p.Pair, &purpose{authenticate: true, way: p, former: p.former(),
+			ready: func(o *outgoing) { lived = true; p.ready(o) }})
 		cancel()
-		if !p.again(err) {
+		if lived {
+			attempt = 0
+		}
+		wait, more := p.again(err, attempt)
+		if !more {
 			return
 		}
+		select {
+		case <-time.After(wait):
+		case <-p.f.work.Done():
+		}
 	}
+}
+
+// former is the session that a new stream may go on with.
+func (p *pair) former() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sent == nil {
+		return ""
+	}
+	return p.sent.id
 }
 
 // ready is called when a stream may carry the pair's stanzas.
 func (p *pair) ready(o *outgoing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stream, p.most, p.wrote, p.pinged = o, o.s.MaxBytes(), false, time.Time{}
+	now := p.f.Now()
+	p.stream, p.most, p.used, p.pinged = o, o.s.MaxBytes(), now, time.Time{}
 	p.failures, p.until, p.reason = 0, time.Time{}, nil
-	waiting := p.queue
-	p.queue, p.bytes, p.used = nil, 0, p.f.Now()
-	for i, st := range waiting {
-		if !p.takes(len(st.Element.String())) {
-			p.f.start(func() { p.f.bounce(tooLarge(), st) }) // not under the lock of the pair
-			continue
+	if !o.agreed.resumed {
+		p.renew(o, now)
+	} else if err := p.sent.resume(o.s, o.agreed.handled, now); err != nil {
+		o.s.Close(stanza.AsStreamError(err))
+		return
+	}
+}
+
+// renew begins to send on a stream, and sends what waited for it or was lost with the last one.
+func (p *pair) renew(o *outgoing, now time.Time) {
+	old := p.sent
+	p.sent = begin(o, now)
+	if old == nil {
+		return
+	}
+	if o.agreed.known {
+		_ = old.acknowledge(o.agreed.handled, now) // else it is of no use
+	}
+	p.sent.lost = old.lost
+	parcels, returned := again(old.end(), old.posted)
+	parcels = slices.DeleteFunc(parcels, func(parcel stream.Parcel) bool {
+		if p.takes(len(parcel.Element.String())) {
+			return false
 		}
-		if !p.post(st, p.used) {
-			p.requeue(waiting[i:])
-			break
+		p.returnLater(tooLarge(), parcel.Note.(letter).Stanza)
+		return true
+	})
+	if old.posted > 0 {
+		p.f.Log.Info("what another server may have got is sent again", "local", p.Local, "peer", p.Remote,
+			"again", len(parcels), "returned", len(returned))
+	}
+	gate := p.sent.moved(old, parcels)
+	for _, parcel := range parcels {
+		if l := parcel.Note.(letter); l.kept {
+			p.sent.post(l, gate, now)
+		} else {
+			p.sent.post(l, parcel.Gate, now)
 		}
+	}
+	p.returnLater(publicReason(errLost), returned...)
+}
+
+// returnLater is bounce for who holds the lock of the pair.
+func (p *pair) returnLater(reason *stanza.Error, stanzas ...stanza.Stanza) {
+	if len(stanzas) > 0 {
+		p.f.start(func() { p.f.bounce(reason, stanzas...) })
+	}
+}
+
+// acknowledged takes the word of a stream's peer for what it has got.
+func (p *pair) acknowledged(o *outgoing, h uint32) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stream != o {
+		return nil
+	}
+	return p.sent.acknowledge(h, p.f.Now())
+}
+
+// written forgets what was handed to the connection to a peer that does not acknowledge.
+func (p *pair) written(o *outgoing) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stream == o {
+		p.sent.arrived(p.sent.ledger.Written())
 	}
 }
 
@@ -154,45 +223,53 @@ func tooLarge() *stanza.Error {
 	return stanza.PolicyViolation("the stanza is larger than the other server accepts")
 }
 
-// requeue puts stanzas in front of what waits.
-func (p *pair) requeue(stanzas []stanza.Stanza) {
-	p.queue = slices.Concat(stanzas, p.queue)
-	for _, st := range stanzas {
-		p.bytes += len(st.Element.String())
-	}
-}
-
-// again deals with the end of a stream or of the attempts to make one, and says whether to try now.
-// What a stream never wrote goes to the next one; what it wrote is the peer's, or lost with it.
-func (p *pair) again(err error) bool {
+// again deals with the end of a stream or of the attempts to make one, and says whether, and after how
+// long, to try once more. What a stream never wrote goes to the next one, and so does what a peer that
+// acknowledges has not acknowledged; what else was written is the peer's, or lost with it.
+func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 	p.mu.Lock()
-	progress := false
+	now, progress := p.f.Now(), false
 	if p.stream != nil {
-		p.forgetWritten()
-		unwritten := make([]stanza.Stanza, len(p.posted))
-		for i, s := range p.posted {
-			unwritten[i] = s.Stanza
-		}
-		p.requeue(unwritten)
-		progress = p.wrote // so this comes to an end, whatever the peer does
-		p.stream, p.posted = nil, nil
+		p.stream = nil
+		progress = p.leave(now) // so this comes to an end, whatever the peer does
 	}
 	p.running = false
-	if len(p.queue) == 0 && err == nil {
+	switch {
+	case p.sent == nil && (err == nil || progress):
 		p.mu.Unlock()
-		return false
-	}
-	if progress && p.f.work.Err() == nil {
-		p.running = len(p.queue) > 0
-		defer p.mu.Unlock()
-		return p.running
+		return 0, false
+	case p.f.work.Err() != nil:
+	case progress:
+		p.running = true
+		p.mu.Unlock()
+		return 0, true
+	case p.sent != nil && p.sent.posted > 0 && now.Sub(p.sent.lost) < max(p.sent.grace, p.f.ConnectTime) && !isRejection(err):
+		p.running = true
+		p.mu.Unlock()
+		wait = min(firstRetry<<min(attempt, 20), longestRetry)
+		return wait*3/4 + time.Duration(p.f.Random(int(wait/2))), true
 	}
 	waiting := p.fail(err)
 	p.mu.Unlock()
 	p.f.Log.Info("another domain cannot be reached", "local", p.Local, "peer", p.Remote, "err", err,
 		"returned", len(waiting))
 	p.f.bounce(publicReason(err), waiting...)
-	return false
+	return 0, false
+}
+
+// leave takes what was sent off a stream that is over, and says whether anything arrived on it.
+func (p *pair) leave(now time.Time) (progress bool) {
+	b := p.sent
+	if b.acks {
+		b.park(now)
+	} else {
+		b.arrived(b.ledger.Written())
+	}
+	if count, _ := b.waiting(); count == 0 {
+		b.forget() // there is nothing to go on with
+		p.sent = nil
+	}
+	return b.progress
 }
 
 // fail begins a time in which nothing is tried, and returns what waited.
@@ -203,17 +280,34 @@ func (p *pair) fail(err error) []stanza.Stanza {
 	backoff := p.backoff()
 	p.failures++
 	p.until, p.reason = p.f.Now().Add(backoff*3/4+time.Duration(p.f.Random(int(backoff/2)))), err
-	waiting := p.queue
-	p.queue, p.bytes = nil, 0
+	if p.sent == nil || p.stream != nil {
+		return nil
+	}
+	var waiting []stanza.Stanza
+	closing := p.f.work.Err() != nil
+	for _, parcel := range p.sent.end() {
+		if l := parcel.Note.(letter); !closing || !l.kept {
+			waiting = append(waiting, l.Stanza)
+		}
+	}
+	if closing {
+		p.sent.release() // the rest is sent after the restart
+	} else {
+		p.sent.forget()
+	}
+	p.sent = nil
 	return waiting
 }
 
 func (p *pair) backoff() time.Duration { return min(firstBackoff<<min(p.failures, 20), longestBackoff) }
 
-// shut returns what waits to its senders, for good.
+// shut returns what waits to its senders, for good, but for what is sent after a restart.
 func (p *pair) shut() {
 	p.mu.Lock()
 	waiting := p.fail(errClosing)
+	if count, _ := p.sent.waiting(); p.stream != nil && p.sent.id != "" && count > 0 {
+		p.stream.s.Drop() // a stream that ends in order is not resumed
+	}
 	p.mu.Unlock()
 	p.f.bounce(publicReason(errClosing), waiting...)
 }
@@ -225,17 +319,21 @@ func (p *pair) tend(now, heard time.Time) bool {
 	defer p.mu.Unlock()
 	if p.stream == nil {
 		// Failures are remembered for a while, to tell a row of them.
-		p.gone = !p.running && now.After(p.until.Add(p.backoff()))
+		p.gone = !p.running && p.sent == nil && now.After(p.until.Add(p.backoff()))
 		return p.gone
 	}
-	p.forgetWritten()
 	life := p.stream.readyAt
 	if heard.After(life) {
 		life = heard
 	}
+	count, _ := p.sent.waiting()
 	switch {
-	case now.Sub(p.used) >= p.f.Idle:
+	case now.Sub(p.used) >= p.f.Idle && (count == 0 || !p.sent.acks):
 		p.stream.s.Close(nil)
+	case p.sent.acks:
+		if p.sent.tend(p.stream.s, now, p.f.Timing.Quiet, p.f.Timing.Answer) {
+			p.stream.s.Close(&stanza.StreamError{Condition: stanza.StreamConnectionTimeout})
+		}
 	case p.pinged.IsZero() && now.Sub(life) >= p.f.Timing.Quiet:
 		p.pinged = now
 		p.stream.s.Send(p.ping())

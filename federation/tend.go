@@ -12,6 +12,7 @@ func (f *Federation) tend(now time.Time) {
 	}
 	f.mu.Unlock()
 
+	f.expire(now)
 	heard := make(map[Pair]time.Time)
 	for _, in := range incoming {
 		in.tend(now, heard)

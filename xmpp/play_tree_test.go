@@ -76,22 +76,36 @@ func (t *tree) children() []*tree {
 	return list
 }
 
-// unmarked is a message without the id that it has in the archive of who receives it (XEP-0359), one of
-// them, unless want has an id: most plays are about something else.
+// unmarked is a message, or the copy of one (XEP-0280), without the id that it has in the archive of who
+// receives it (XEP-0359), one of them, unless want has an id: most plays are about something else.
 func (t *tree) unmarked(want *tree) *tree {
+	if t.name.Local != "message" || want.has(archiveID) {
+		return t
+	}
 	owner, _, _ := strings.Cut(t.attr("to"), "/")
-	id := xml.Name{Space: ns.StanzaID, Local: "stanza-id"}
-	if slices.ContainsFunc(want.children(), func(c *tree) bool { return c.name == id }) {
-		return t
+	return t.without(owner)
+}
+
+var archiveID = xml.Name{Space: ns.StanzaID, Local: "stanza-id"}
+
+func (t *tree) has(name xml.Name) bool {
+	return slices.ContainsFunc(t.children(), func(c *tree) bool { return c.name == name || c.has(name) })
+}
+
+func (t *tree) without(owner string) *tree {
+	content, found := slices.Clone(t.content), false
+	for i, c := range content {
+		if child, ok := c.(*tree); ok && (child.name.Space == ns.Carbons || child.name.Space == ns.Forward || t.name.Space == ns.Forward) {
+			content[i] = child.without(owner)
+		}
 	}
-	i := slices.IndexFunc(t.content, func(c any) bool {
+	content = slices.DeleteFunc(content, func(c any) bool {
 		child, ok := c.(*tree)
-		return ok && child.name == id && child.attr("by") == owner
+		is := ok && !found && child.name == archiveID && child.attr("by") == owner
+		found = found || is
+		return is
 	})
-	if i < 0 || t.name.Local != "message" {
-		return t
-	}
-	return &tree{t.name, t.attrs, slices.Delete(slices.Clone(t.content), i, i+1)}
+	return &tree{t.name, t.attrs, content}
 }
 
 // playPrefixes are those that the expectations of plays may use without a declaration.

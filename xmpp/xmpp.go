@@ -468,9 +468,10 @@ func (s *Server) federationConfig(roots *x509.CertPool) federation.Config {
 	return federation.Config{
 		Domains: s.names, Policy: policy(fed), Roots: roots, Certificates: s.certificates,
 		Resolver: fed.Resolver, LocalAddr: s.options.LocalAddr,
-		Route: s.router.Route, Store: s.store, Admit: s.store.Admit, Refused: s.refused,
+		Route: s.router.Route, Store: s.store, Journal: s.journal, Admit: s.store.Admit, Refused: s.refused,
 		Gate: s.gate, Counters: s.counters, Limits: s.streamLimits(limits.ServerStanza, 0, 0),
 		Timing: s.timing(), ConnectTime: time.Duration(fed.ConnectTime), Idle: time.Duration(fed.Idle), Queue: int(fed.Queue),
+		Resume:  time.Duration(limits.Resume),
 		Flusher: s.flusher, Log: s.log.With("stream", "server"), Now: s.options.Now,
 	}
 }

@@ -200,7 +200,7 @@ func (s selection) isWith(with string) bool {
 
 // misses says that nothing in a chunk can be of the selection.
 func (s selection) misses(c chunk) bool {
-	if !s.start.IsZero() && c.to < s.start.Unix() || !s.end.IsZero() && c.from > s.end.Unix() {
+	if !s.start.IsZero() && c.end < s.start.Unix() || !s.end.IsZero() && c.start > s.end.Unix() {
 		return true
 	}
 	if s.ids == nil {
@@ -213,7 +213,7 @@ func (s selection) misses(c chunk) bool {
 // covers says that everything in a chunk is of the selection.
 func (s selection) covers(c chunk) bool {
 	return s.ids == nil && c.first() > s.after && c.last.id <= s.before &&
-		(s.start.IsZero() || c.from > s.start.Unix()) && (s.end.IsZero() || c.to < s.end.Unix())
+		(s.start.IsZero() || c.start > s.start.Unix()) && (s.end.IsZero() || c.end < s.end.Unix())
 }
 
 // messages yields the selection, by id.

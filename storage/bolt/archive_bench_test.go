@@ -117,3 +117,78 @@ func BenchmarkArchiveAdd(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkArchiveMillion opens a store of 1,000,000 archived messages, all of them of one account, and reads
+// pages of 50.
+func BenchmarkArchiveMillion(b *testing.B) {
+	const million = 1_000_000
+	path := filepath.Join(b.TempDir(), "tombolo.db")
+	s, err := Open(path, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { s.Close() }()
+	a := newArchiver()
+	for range million / 1000 {
+		group(b, s, 1000, func() func(storage.Tx) error {
+			m := a.message()
+			m.Archived[0].Owner = a.users[0]
+			if m.Archived[1].Owner == a.users[0] {
+				m.Archived = m.Archived[:1]
+			}
+			return func(tx storage.Tx) error { return tx.Messages().Add(m) }
+		})
+	}
+	killed := filepath.Join(b.TempDir(), "killed.db") // a store that nobody closed
+	f, err := os.Create(killed)
+	if err == nil {
+		_, err = s.Backup(f)
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, open := range []struct{ name, path string }{{"open/killed", killed}, {"open/closed", path}} {
+		b.Run(open.name, func(b *testing.B) {
+			if err := s.Close(); err != nil {
+				b.Fatal(err)
+			}
+			start := time.Now()
+			if s, err = Open(open.path, Options{}); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(time.Since(start).Microseconds())/1000, "ms/open")
+		})
+	}
+	middle := time.Unix(1.7e9, int64(a.id/2)*1e8)
+	for _, q := range []struct {
+		name  string
+		query storage.ArchiveQuery
+	}{
+		{"first", storage.ArchiveQuery{Max: 50}},
+		{"last", storage.ArchiveQuery{Max: 50, Backwards: true}},
+		{"middle", storage.ArchiveQuery{Max: 50, After: a.id / 2 &^ 1}},
+		{"since", storage.ArchiveQuery{Max: 50, Start: middle}},
+		{"contact/first", storage.ArchiveQuery{Max: 50, With: a.users[7].Bare()}},
+		{"contact/last", storage.ArchiveQuery{Max: 50, With: a.users[7].Bare(), Backwards: true}},
+		{"contact/since", storage.ArchiveQuery{Max: 50, With: a.users[7].Bare(), Start: middle}},
+	} {
+		b.Run(q.name, func(b *testing.B) {
+			for b.Loop() {
+				err := s.View(func(tx storage.Tx) error {
+					page, err := tx.Archive().Page(a.users[0], q.query)
+					if len(page.Messages) != 50 || page.Count <= 50 {
+						b.Fatalf("%d messages of %d", len(page.Messages), page.Count)
+					}
+					return err
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/float64(b.N), "ms/page")
+		})
+	}
+}

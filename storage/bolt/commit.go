@@ -35,8 +35,11 @@ func (s *Store) commit(group []commit.Op) (err error) {
 			err = fmt.Errorf("storage: commit panicked: %v", r)
 		}
 		_ = btx.Rollback() // fails after Commit, which has ended the transaction
+		if err != nil {
+			clear(s.archives)
+		}
 	}()
-	tx := &txn{tx: btx, writable: true, sizes: s.mover.sizes}
+	tx := &txn{tx: btx, writable: true, sizes: s.mover.sizes, archives: s.archives}
 	wrote := false
 	for i := range group {
 		tx.undo = tx.undo[:0]

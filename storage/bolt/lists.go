@@ -45,18 +45,19 @@ func (l list) chunk(first uint64) []byte {
 
 // A chunk is part of a list. Each number is written as the difference to the one before it.
 type chunk struct {
-	n        int
-	from, to int64 // seconds
-	last     posting
-	rest     string // the postings, encoded
+	n     int
+	start int64 // the seconds in which they were sent
+	end   int64
+	last  posting
+	rest  string // the postings, encoded
 }
 
 func (c *chunk) add(p posting) {
 	if c.n == 0 {
-		c.from, c.to = p.second, p.second
+		c.start, c.end = p.second, p.second
 	}
 	c.n++
-	c.from, c.to = min(c.from, p.second), max(c.to, p.second)
+	c.start, c.end = min(c.start, p.second), max(c.end, p.second)
 }
 
 func (c chunk) encode(sealed uint64, more []posting) []byte {
@@ -70,8 +71,8 @@ func (c chunk) encode(sealed uint64, more []posting) []byte {
 	}
 	e.uint(sealed)
 	e.uint(uint64(c.n))
-	e.int(c.from)
-	e.int(c.to)
+	e.int(c.start)
+	e.int(c.end)
 	e.uint(last.id)
 	e.uint(last.number)
 	e.int(last.second)
@@ -91,7 +92,7 @@ func decodeChunk(value []byte) (c chunk, sealed uint64, err error) {
 	d := peekRow(value)
 	sealed = d.uint()
 	c.n = d.count()
-	c.from, c.to = d.int(), d.int()
+	c.start, c.end = d.int(), d.int()
 	c.last.id = d.uint()
 	c.last.number = d.uint()
 	c.last.second = d.int()
@@ -110,6 +111,17 @@ func (c chunk) postings() ([]posting, error) {
 		list[i] = p
 	}
 	return list, d.end()
+}
+
+// from is the first posting with that id or a greater one.
+func (c chunk) from(id uint64) (p posting, err error) {
+	d := decoder{rest: c.rest}
+	for p.id < id && d.err == nil {
+		p.id += d.uint()
+		p.number += uint64(d.int())
+		p.second += d.int()
+	}
+	return p, d.err
 }
 
 func (c chunk) first() uint64 {
@@ -287,16 +299,14 @@ func (t *txn) find(l list, id uint64) (number uint64, found bool, err error) {
 		if err != nil {
 			return 0, false, err
 		}
-		postings, err := c.postings()
+		if c.last.id < id {
+			continue
+		}
+		p, err := c.from(id)
 		if err != nil {
 			return 0, false, damaged(inChunks, l[:], err)
 		}
-		if i, found := slices.BinarySearchFunc(postings, id, byID); found {
-			return postings[i].number, true, nil
-		}
-		if c.last.id > id {
-			break
-		}
+		return p.number, p.id == id, nil
 	}
 	return 0, false, nil
 }
@@ -372,7 +382,7 @@ func checkPostings(value []byte) error {
 		return err
 	}
 	for i, p := range postings {
-		if i > 0 && p.id <= postings[i-1].id || p.second < c.from || p.second > c.to {
+		if i > 0 && p.id <= postings[i-1].id || p.second < c.start || p.second > c.end {
 			return errDamaged
 		}
 	}

@@ -117,7 +117,7 @@ func (m messages) add(new storage.Message) error {
 		}
 		row.places = make([]place, 0, len(new.Archived))
 		for _, a := range new.Archived {
-			number, err := m.archiveFor(ownerKey(a.Owner))
+			number, err := m.archiveFor(a.Owner)
 			if err != nil {
 				return err
 			}
@@ -149,12 +149,14 @@ func (m messages) add(new storage.Message) error {
 			}
 		}
 	}
+	// Most messages are acknowledged before they are moved. Until then an archive holds what it has.
+	counted := new.Earlier.ID != 0 || len(row.places) == 0
 	for _, w := range new.Waiting {
-		waits, err := peers(m).add(w, number)
+		waits, err := peers(m).add(w, number, counted)
 		if err != nil {
 			return err
 		}
-		if waits {
+		if waits && counted {
 			holders++
 		}
 	}
@@ -234,20 +236,37 @@ func (t *txn) archiveOf(owner []byte) (uint64, error) {
 	return number, nil
 }
 
+// remembered bounds Store.archives.
+const remembered = 1 << 14
+
 // archiveFor is archiveOf for one that is about to have a message.
-func (t *txn) archiveFor(owner []byte) (uint64, error) {
-	number, err := t.archiveOf(owner)
-	if number != 0 || err != nil {
-		return number, err
+func (t *txn) archiveFor(owner jid.JID) (uint64, error) {
+	owner = owner.Bare()
+	if number, ok := t.archives[owner]; ok {
+		return number, nil
 	}
-	// Never used again: what is left of a deleted account's archive is nobody else's.
-	if number, err = t.bucket(inArchives).NextSequence(); err != nil {
+	k := ownerKey(owner)
+	number, err := t.archiveOf(k)
+	if err != nil {
 		return 0, err
 	}
-	if err := t.put(inArchives, owner, encodeNumber(number)); err != nil {
-		return 0, err
+	if number == 0 {
+		// Never used again: what is left of a deleted account's archive is nobody else's.
+		if number, err = t.bucket(inArchives).NextSequence(); err != nil {
+			return 0, err
+		}
+		if err := t.put(inArchives, k, encodeNumber(number)); err != nil {
+			return 0, err
+		}
+		if err := t.put(inOwners, key(number), encodeBlob(string(k))); err != nil {
+			return 0, err
+		}
 	}
-	return number, t.put(inOwners, key(number), encodeBlob(string(owner)))
+	if len(t.archives) >= remembered {
+		clear(t.archives)
+	}
+	t.archives[owner.Clone()] = number
+	return number, nil
 }
 
 // owner is whose archive that is; ok is false if the account was deleted.

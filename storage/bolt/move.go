@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"maps"
@@ -145,19 +146,34 @@ func (t *txn) move(limit int) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	lists := make(map[list][]posting)
+	if err := t.countSpool(); err != nil {
+		return 0, err
+	}
+	// The postings of a list are chained, newest first.
+	type link struct {
+		posting
+		next int // 0: none
+	}
+	links := make([]link, 1)
+	lists := make(map[list]int)
+	enter := func(l list, p posting) {
+		links = append(links, link{p, lists[l]})
+		lists[l] = len(links) - 1
+	}
 	live := make(map[uint64]bool) // by archive
 	contacts := make(map[string]list)
+	var places []place
 	for k, value := range t.scan(inMessages, nil, key(moved+1)) {
 		if n == limit {
 			break
 		}
 		n++
 		moved = binary.BigEndian.Uint64(k)
-		m, err := peekMessage(value)
+		m, err := peekInto(value, places)
 		if err != nil {
 			return 0, damaged(inMessages, k, err)
 		}
+		places = m.places
 		needed := false
 		for _, p := range m.places {
 			lastID = max(lastID, p.id)
@@ -182,9 +198,8 @@ func (t *txn) move(limit int) (n int, err error) {
 				contacts[strings.Clone(bare)] = contact
 			}
 			binary.BigEndian.PutUint64(contact[:8], p.archive)
-			all := listOf(p.archive, jid.JID{})
-			lists[all] = append(lists[all], posting)
-			lists[contact] = append(lists[contact], posting)
+			enter(listOf(p.archive, jid.JID{}), posting)
+			enter(contact, posting)
 		}
 		if !needed && t.get(inHeld, k) == nil {
 			if err := t.delete(inMessages, k); err != nil {
@@ -195,8 +210,13 @@ func (t *txn) move(limit int) (n int, err error) {
 	if n == 0 {
 		return 0, nil
 	}
-	for _, l := range slices.SortedFunc(maps.Keys(lists), func(a, b list) int { return slices.Compare(a[:], b[:]) }) {
-		postings := lists[l]
+	var postings []posting
+	for _, l := range slices.SortedFunc(maps.Keys(lists), func(a, b list) int { return bytes.Compare(a[:], b[:]) }) {
+		postings = postings[:0]
+		for i := lists[l]; i != 0; i = links[i].next {
+			postings = append(postings, links[i].posting)
+		}
+		slices.Reverse(postings)
 		slices.SortFunc(postings, func(a, b posting) int { return cmp.Compare(a.id, b.id) })
 		if err := t.insert(l, postings); err != nil {
 			return 0, err
@@ -206,6 +226,26 @@ func (t *txn) move(limit int) (n int, err error) {
 		return 0, err
 	}
 	return n, t.put(inMarks, lastIDMark, encodeNumber(lastID))
+}
+
+// countSpool counts those rows of the spool that were left to archives.
+func (t *txn) countSpool() error {
+	for k, value := range t.scan(inSpool, nil, nil) {
+		message, form, copies, counted, err := decodeSpooled(value)
+		if err != nil {
+			return damaged(inSpool, k, err)
+		}
+		if counted {
+			continue
+		}
+		if err := t.put(inSpool, k, encodeSpooled(message, form, copies, true)); err != nil {
+			return err
+		}
+		if err := t.hold(message, +1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // An unmoved message of an archive.
@@ -251,6 +291,7 @@ func (t *txn) retire(owner []byte) error {
 	if err := t.delete(inOwners, key(archive)); err != nil {
 		return err
 	}
+	clear(t.archives)
 	t.retired = true
 	return t.put(inRetired, key(archive), encodeNumber(0))
 }

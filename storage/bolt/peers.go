@@ -67,15 +67,19 @@ func (p peers) count(c storage.Counted) error {
 	if !p.writable {
 		return storage.ErrReadOnly
 	}
-	k := key(c.Peer)
-	if c.Peer == 0 || p.get(inCounts, k) == nil {
+	if c.Peer == 0 {
 		return nil
 	}
-	return p.put(inCounts, k, encodeNumber(uint64(c.Count)))
+	k := key(c.Peer)
+	old := p.get(inCounts, k)
+	if old == nil {
+		return nil
+	}
+	return p.replace(inCounts, k, old, encodeNumber(uint64(c.Count)))
 }
 
-// add lets a message, which the caller holds, wait for a peer; for none if that is not there.
-func (p peers) add(w storage.Waiting, message uint64) (waits bool, err error) {
+// add lets a message wait for a peer, unless that is not there. If counted, the caller holds it.
+func (p peers) add(w storage.Waiting, message uint64, counted bool) (waits bool, err error) {
 	if p.get(inCounts, key(w.Peer)) == nil {
 		return false, nil
 	}
@@ -85,16 +89,16 @@ func (p peers) add(w storage.Waiting, message uint64) (waits bool, err error) {
 			return false, err
 		}
 	}
-	return true, p.put(inSpool, k, encodeSpooled(message, w.Form, w.Copies))
+	return true, p.replace(inSpool, k, nil, encodeSpooled(message, w.Form, w.Copies, counted))
 }
 
 // drop removes a row of the spool.
 func (p peers) drop(k, value []byte) error {
-	message, _, _, err := decodeSpooled(value)
+	message, _, _, counted, err := decodeSpooled(value)
 	if err != nil {
 		return damaged(inSpool, k, err)
 	}
-	if err := p.delete(inSpool, k); err != nil {
+	if err := p.delete(inSpool, k); err != nil || !counted {
 		return err
 	}
 	return p.hold(message, -1)
@@ -118,7 +122,7 @@ func (p peers) unacknowledged(k, value []byte) (u storage.Unacknowledged, err er
 		return u, errDamaged
 	}
 	u.Number = binary.BigEndian.Uint64(k[8:])
-	number, form, copies, err := decodeSpooled(value)
+	number, form, copies, _, err := decodeSpooled(value)
 	if err != nil {
 		return u, err
 	}
@@ -218,20 +222,23 @@ func decodePeer(key, value []byte) (peer storage.Peer, err error) {
 	return peer, d.end()
 }
 
-func encodeSpooled(message uint64, form storage.Form, copies uint8) []byte {
-	e := newRow(8)
+// A row of the spool is counted in held, or else the message is of an archive and not moved yet.
+func encodeSpooled(message uint64, form storage.Form, copies uint8, counted bool) []byte {
+	e := newRow(0)
+	e.flags(counted)
 	e.uint(uint64(form))
 	e.uint(uint64(copies))
 	e.uint(message)
 	return e
 }
 
-func decodeSpooled(value []byte) (message uint64, form storage.Form, copies uint8, err error) {
-	d := readRow(value)
+func decodeSpooled(value []byte) (message uint64, form storage.Form, copies uint8, counted bool, err error) {
+	d := peekRow(value)
+	d.flags(&counted)
 	form = storage.Form(d.uint())
 	copies = uint8(d.uint())
 	message = d.uint()
-	return message, form, copies, d.end()
+	return message, form, copies, counted, d.end()
 }
 
 func checkPeer(key, value []byte) error {
@@ -243,6 +250,6 @@ func checkSpool(key, value []byte) error {
 	if len(key) != 16 {
 		return errDamaged
 	}
-	_, _, _, err := decodeSpooled(value)
+	_, _, _, _, err := decodeSpooled(value)
 	return err
 }

@@ -21,6 +21,7 @@ import (
 
 	"tombolo/storage"
 	"tombolo/storage/internal/commit"
+	"tombolo/xmpp/jid"
 )
 
 // lockTimeout is how long Open waits for another process to let go of the file.
@@ -51,7 +52,11 @@ type Store struct {
 	durable  atomic.Uint64
 	inFlight atomic.Pointer[storage.Ticket]
 
-	mover   mover
+	mover mover
+
+	// archives remembers the numbers of owners' archives. The committer's goroutine owns it.
+	archives map[jid.JID]uint64
+
 	retryAt time.Time // no commit is tried before; the committer's goroutine owns it
 }
 
@@ -77,7 +82,7 @@ func open(path string, o Options, f format) (_ *Store, err error) {
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:         lockTimeout,
-		NoFreelistSync:  true, // found again by a scan at the next Open
+		NoFreelistSync:  true, // but see keepFreelist
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: mapSize(size),
 		NoStatistics:    true,
@@ -99,7 +104,7 @@ func open(path string, o Options, f format) (_ *Store, err error) {
 	if err := f.bring(db, path); err != nil {
 		return nil, err
 	}
-	s := &Store{db: db, beforeCommit: o.BeforeCommit}
+	s := &Store{db: db, beforeCommit: o.BeforeCommit, archives: make(map[jid.JID]uint64)}
 	if s.mover.sizes = o.sizes; o.sizes == (sizes{}) {
 		s.mover.sizes = usualSizes
 	}
@@ -176,10 +181,24 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.mover.quiet.Stop()
+	if s.Err() == nil {
+		s.keepFreelist()
+	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil
+}
+
+// keepFreelist commits once more, with the list of free pages, so that the next Open need not look at every
+// page of the file to find them. With each commit it would cost more than the commit. Nothing depends on it.
+func (s *Store) keepFreelist() {
+	s.db.NoFreelistSync = false
+	tx, err := s.db.Begin(true)
+	if err == nil {
+		defer func() { _ = tx.Rollback() }() // fails after Commit
+		_ = tx.Commit()
+	}
 }
 
 // translate turns bbolt's errors into the contract's where there is one for it.

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"tombolo/storage"
+	"tombolo/xmpp/jid"
 )
 
 // A txn is a bbolt transaction as storage sees it.
@@ -19,6 +20,7 @@ type txn struct {
 	tx       *bbolt.Tx
 	writable bool
 	sizes    sizes
+	archives map[jid.JID]uint64          // the store's memory of owners' archives; nil in a View
 	added    int                         // messages
 	retired  bool                        // an archive was
 	buckets  [len(buckets)]*bbolt.Bucket // opened so far
@@ -63,9 +65,13 @@ func (t *txn) put(in bucket, key, value []byte) error {
 	if !t.writable {
 		return storage.ErrReadOnly
 	}
-	b := t.bucket(in)
-	t.undo = append(t.undo, write{in, key, b.Get(key)})
-	return b.Put(key, value)
+	return t.replace(in, key, t.get(in, key), value)
+}
+
+// replace is put where the value that the key has is known.
+func (t *txn) replace(in bucket, key, old, value []byte) error {
+	t.undo = append(t.undo, write{in, key, old})
+	return t.bucket(in).Put(key, value)
 }
 
 // append sets a key that is not there and sorts behind all others.
@@ -127,6 +133,7 @@ func (t *txn) scan(in bucket, prefix, from []byte) iter.Seq2[[]byte, []byte] {
 
 // rollback takes back what the operation wrote, last first.
 func (t *txn) rollback() error {
+	clear(t.archives)
 	for _, w := range slices.Backward(t.undo) {
 		var err error
 		if w.old == nil {

@@ -169,10 +169,11 @@ func (s *Server) parcel(to jid.JID, m storage.Unacknowledged, lost session.Lost)
 			e = stanza.Identify(e, to.Bare(), s.Journal.StanzaID(to, id))
 		}
 	}
+	note := lost.Note(m, id, e)
 	if m.Form != storage.Plain {
 		e = stanza.Carbon(e, to.Bare(), to, m.Form == storage.CarbonSent)
 	}
-	return stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: lost.Note(m, id)}, nil
+	return stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: note}, nil
 }
 
 // renumbered brings the numbers of what is sent again after a restart to disk. The gate opens then.

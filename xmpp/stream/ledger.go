@@ -80,6 +80,7 @@ func Restore(limit int, now func() time.Time, acked uint64, kept []Parcel, recei
 		l.bytes += len(p.Element.String())
 		l.sent = p.Number
 	}
+	l.sent += 1 << 31 // what else the peer was sent had numbers, too; none of them is used again
 	return l
 }
 
@@ -255,6 +256,13 @@ func (l *Ledger) Acked() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acked
+}
+
+// Waiting is how much was sent and is not known to have arrived.
+func (l *Ledger) Waiting() (stanzas, bytes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.kept), l.bytes
 }
 
 // Park takes the ledger off its stream.
@@ -437,7 +445,7 @@ func (l *Ledger) progress() {
 	}
 	if l.tellable() != h && !l.keeping {
 		l.keeping = true
-		l.keep(h, func(ok bool) { l.brought(h, ok) })
+		l.keep(h, func(ok bool) { go l.brought(h, ok) }) // it may be called at once, and we hold the lock
 	}
 	if told := l.tellable(); l.asked && (int32(told-l.awaited) >= 0 || l.overdue) {
 		l.asked = int32(told-l.awaited) < 0

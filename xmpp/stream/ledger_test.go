@@ -152,3 +152,30 @@ func TestLedgerBounds(t *testing.T) {
 		t.Errorf("refused %d times, %d lost", refused, len(lost))
 	}
 }
+
+// After a restart the ledger does not know what else its peer was sent: what is sent now is not taken for
+// that, whatever the peer has got.
+func TestRestoredNumbers(t *testing.T) {
+	l := Restore(1<<20, time.Now, 2, []Parcel{{Element: message(3), Number: 3}, {Element: message(5), Number: 5}}, 0)
+	l.Send(message(6), nil, nil)
+	if _, changed, err := l.Acknowledged(9); err != nil || len(changed) != 1 || changed[0].New != 10 {
+		t.Errorf("got %v, %v, want the new one as number 10", changed, err)
+	}
+	if n, _ := l.Waiting(); n != 1 {
+		t.Errorf("%d wait, want the new one", n)
+	}
+}
+
+// A store may say at once what has become of a count.
+func TestCountIsKeptAtOnce(t *testing.T) {
+	l := counting(0)
+	l.Persist(1, func(_ uint32, done func(bool)) { done(true) })
+	number, _ := l.Receive()
+	l.Release(number)
+	_, open := l.Handled()
+	select {
+	case <-open:
+	case <-time.After(5 * time.Second):
+		t.Error("not kept")
+	}
+}

@@ -274,7 +274,7 @@ func (o *Offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineM
 	if m.Number != 0 {
 		entry.Taken(u.JID(), m.Number)
 	}
-	u.Pass(st.WithElement(as), to)
+	u.Pass(st.WithElement(as), to, nil, false)
 	entry.Submit(st, u.Submit)
 }
 

@@ -1,0 +1,280 @@
+package federation
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"tombolo/xmpp/element"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
+)
+
+// An inbound counts what another server has sent, for acknowledgements and for resumption (XEP-0198). It
+// belongs to the pair that enabled it, and is gone on with only on a stream that has proved that pair
+// anew: the identifier alone opens nothing.
+type inbound struct {
+	Pair
+	id     key    // of resumption; zero: it cannot be resumed
+	peer   uint64 // the same in the store
+	ledger *stream.Ledger
+
+	// mu guards which stream carries it. Only what comes on that one is handled and counted.
+	mu    sync.Mutex
+	since time.Time // without a stream
+}
+
+// A key is what is kept of the identifier that a peer resumes with: who reads our memory or our store
+// cannot resume with it.
+type key [sha256.Size]byte
+
+func keyOf(identifier string) key { return sha256.Sum256([]byte(identifier)) }
+
+// Bounds of what waits to be resumed. A server that goes on with a stream needs one for a pair; one
+// that loses several at a time has them found again.
+const (
+	maxInbound    = 10_000
+	maxParkedPair = 8
+)
+
+// resumeTime bounds how long a resumption waits for what the earlier stream brought to be handled.
+const resumeTime = 30 * time.Second
+
+// offerManagement announces stream management with dialback: a pair that is authorised by it sees no
+// features after these. It cannot be used before.
+func (in *incoming) offerManagement() []element.Element {
+	if in.managed.Load() != nil || in.offerDialback() == nil {
+		return nil
+	}
+	return []element.Element{element.Leaf("sm", ns.SM, "")}
+}
+
+// manage takes the elements of stream management.
+func (in *incoming) manage(e element.Element) error {
+	b := in.managed.Load()
+	switch {
+	case e.Name() == "enable" && b == nil && in.open.Load():
+		in.enable(e)
+	case e.Name() == "resume" && b == nil && in.open.Load():
+		return in.resume(e)
+	case e.Name() == "r" && b != nil:
+		b.ask(in.s)
+	case e.Name() == "a" && b != nil:
+		h, err := count(e)
+		if err == nil {
+			_, err = b.ledger.Acknowledge(h) // we send nothing on this stream
+		}
+		return err
+	case e.Name() == "enable" && b != nil:
+		in.s.Send(failed(stanza.UnexpectedRequest("")))
+		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "stream management is enabled already"}
+	default:
+		in.s.Send(failed(stanza.UnexpectedRequest("")))
+	}
+	return nil
+}
+
+// failed says that stream management cannot be had (section 6).
+func failed(err *stanza.Error) element.Element {
+	return element.Start("failed", ns.SM).Leaf(err.Condition, ns.StanzaErr, "").Element()
+}
+
+// enable starts the count (section 3).
+func (in *incoming) enable(e element.Element) {
+	b := &inbound{Pair: in.owner(), ledger: stream.NewLedger(in.s, unlimited, in.f.Now)}
+	enabled := element.Start("enabled", ns.SM)
+	if grace := in.f.Resume; grace > 0 && isTrue(e.Attr("resume")) {
+		identifier := rand.Text()
+		if b.id = keyOf(identifier); in.f.remember(b) {
+			b.keep(in.f)
+			enabled.Attr("id", identifier).Attr("resume", "true").
+				Attr("max", strconv.Itoa(max(1, int(grace/time.Second))))
+		} else {
+			b.id = key{}
+		}
+	}
+	b.ledger.Start(func() { in.s.Send(enabled.Element()) })
+	in.managed.Store(b)
+}
+
+// owner is the pair that a session on this stream is for: that of the header, where it is authorised.
+func (in *incoming) owner() Pair {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	header := Pair{in.s.Local, in.s.Peer}
+	if a := in.pairs[header]; a != nil && a.by != "" {
+		return header
+	}
+	var owner Pair
+	var since time.Time
+	for p, a := range in.pairs {
+		if a.by != "" && (owner == Pair{} || a.since.Before(since)) {
+			owner, since = p, a.since
+		}
+	}
+	return Pair{clone(owner.Local), clone(owner.Remote)}
+}
+
+// resume puts a session on this stream (section 5).
+func (in *incoming) resume(e element.Element) error {
+	h, err := count(e)
+	if err != nil {
+		return err
+	}
+	previd := e.Attr("previd")
+	b := in.f.recall(keyOf(previd))
+	if b == nil || !in.admits(b.Pair) || !b.ledger.Known(h) {
+		in.s.Send(failed(stanza.ItemNotFound("")))
+		return nil
+	}
+	for deadline := time.Now().Add(resumeTime); ; {
+		unhandled, err := b.adopt(in.s, in.f.Now(), h, func(handled uint32) {
+			in.managed.Store(b)
+			in.s.Send(element.Start("resumed", ns.SM).Attr("previd", previd).
+				Attr("h", strconv.FormatUint(uint64(handled), 10)).Element())
+		})
+		if unhandled == nil {
+			return err
+		}
+		// The peer will send again what is not counted, so what is under way must be over.
+		select {
+		case <-unhandled:
+		case <-time.After(time.Until(deadline)):
+			return &stanza.StreamError{Condition: stanza.StreamResourceConstraint,
+				Text: "what was sent before is not stored yet"}
+		}
+	}
+}
+
+// adopt makes a stream carry the session, unless something of what has come is still being handled. From
+// here on nothing that another stream still brings counts.
+func (b *inbound) adopt(s *stream.Stream, now time.Time, h uint32, announce func(handled uint32)) (unhandled <-chan struct{}, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if old := b.ledger.Carrier(); old != nil && old != s {
+		b.ledger.Park()
+		b.since = now
+		old.Close(&stanza.StreamError{Condition: stanza.StreamConflict, Text: "the session was resumed"})
+	}
+	if _, unhandled = b.ledger.Handled(); unhandled != nil {
+		return unhandled, nil
+	}
+	if _, _, err = b.ledger.Acknowledged(h); err == nil { // we send nothing on these streams
+		b.ledger.Resume(s, nil, announce)
+	}
+	return nil, err
+}
+
+// receive counts a stanza that came on a stream; false if that does not carry the session any more.
+func (b *inbound) receive(s *stream.Stream, st stanza.Stanza) (stanza.Stanza, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ledger.Carrier() != s {
+		return st, false
+	}
+	number, _ := b.ledger.Receive()
+	return st.WithReceipt(b.ledger, number), true
+}
+
+// ask answers a request for acknowledgement.
+func (b *inbound) ask(s *stream.Stream) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ledger.Carrier() == s {
+		b.ledger.Asked()
+	}
+}
+
+// ended parks the session of a stream that is over, unless the peer or we meant it to end. A server
+// that goes down means to come back.
+func (in *incoming) ended() {
+	b := in.managed.Load()
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	carried := b.ledger.Carrier() == in.s
+	if carried {
+		b.ledger.Park()
+		b.since = in.f.Now()
+	}
+	b.mu.Unlock()
+	if carried && !in.s.Broken() && in.s.RemoteError() == nil && !in.f.isClosing() {
+		in.f.forget(b)
+	}
+}
+
+// kind says what an operator sees.
+func (b *inbound) kind() string {
+	switch {
+	case b == nil:
+		return "none"
+	case b.id == key{}:
+		return "acks"
+	}
+	return "resumable"
+}
+
+// remember makes a session be found; false if there are too many.
+func (f *Federation) remember(b *inbound) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.inbound) >= maxInbound {
+		return false
+	}
+	var parked []*inbound
+	for _, other := range f.inbound {
+		if other.Pair == b.Pair && other.ledger.Carrier() == nil {
+			parked = append(parked, other)
+		}
+	}
+	if len(parked) >= maxParkedPair {
+		oldest := slices.MinFunc(parked, func(x, y *inbound) int { return x.parked().Compare(y.parked()) })
+		delete(f.inbound, oldest.id)
+		f.erase(oldest)
+	}
+	f.inbound[b.id] = b
+	return true
+}
+
+func (f *Federation) recall(id key) *inbound {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.inbound[id]
+}
+
+func (f *Federation) forget(b *inbound) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.inbound, b.id)
+	f.erase(b)
+}
+
+// expire forgets the sessions that nobody has resumed in time.
+func (f *Federation) expire(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, b := range f.inbound {
+		if b.ledger.Carrier() == nil && now.Sub(b.parked()) > f.Resume {
+			delete(f.inbound, id)
+			f.erase(b)
+		}
+	}
+}
+
+// parked is since when there is no stream.
+func (b *inbound) parked() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.since
+}
+
+func (f *Federation) isClosing() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closing
+}
