@@ -92,6 +92,7 @@ func (t *tree) has(name xml.Name) bool {
 	return slices.ContainsFunc(t.children(), func(c *tree) bool { return c.name == name || c.has(name) })
 }
 
+// without is t without the id that it has in an archive, and without those of what is forwarded in it.
 func (t *tree) without(owner string) *tree {
 	content, found := slices.Clone(t.content), false
 	for i, c := range content {

@@ -426,7 +426,9 @@ func (d *device) message(e *tree) error {
 	from := e.attr("from")
 	text := ""
 	for _, child := range e.children() {
-		text, _ = child.content[0].(string)
+		if child.name.Local == "body" {
+			text, _ = child.content[0].(string)
+		}
 	}
 	n, err := strconv.Atoi(text)
 	if want := d.last[from] + 1; err != nil || n != want || e.attr("type") != "chat" {
