@@ -49,7 +49,7 @@ type Message struct {
 type Archived struct {
 	Owner jid.JID
 	ID    uint64
-	With  jid.JID // the other party, full or bare
+	With  jid.JID // the other party, full or bare; never zero
 }
 
 // A Reference names a message in an archive.
