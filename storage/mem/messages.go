@@ -250,7 +250,7 @@ func (p peers) count(c storage.Counted) error {
 		return storage.ErrReadOnly
 	}
 	peer, ok := p.txn.peers[c.Peer]
-	if !ok {
+	if !ok || !c.After(peer.Count) {
 		return nil
 	}
 	peer.Count = c.Count

@@ -48,7 +48,7 @@ func (o *outlet) keepCount(count uint32, done func(bool)) {
 // Changed implements session.Keeper.
 func (o *outlet) Changed() {
 	s := o.session
-	if o.peer == 0 || s == nil {
+	if o.peer == 0 || s == nil || o.gone {
 		return
 	}
 	r := sessionRecord{Key: o.id[:], Full: s.JID(), Client: s.Client(), Since: s.Since(), Grace: o.grace, Acked: o.ledger.Acked(),
@@ -65,11 +65,12 @@ func (o *outlet) Changed() {
 	o.submit("kept", func(tx storage.Tx) error { return tx.Peers().Put(peer) })
 }
 
-// forget is Changed for a session that has ended.
-func (o *outlet) forget() {
+// Forget implements session.Keeper.
+func (o *outlet) Forget() {
 	if o.peer == 0 {
 		return
 	}
+	o.gone = true
 	peer := o.peer
 	o.submit("forgotten", func(tx storage.Tx) error { return tx.Peers().Delete(peer) })
 }

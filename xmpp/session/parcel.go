@@ -26,13 +26,16 @@ type Keeper interface {
 	// Settle, after Close, returns what was written and what was lost, each in order: of a client
 	// that acknowledges everything that it did not, of others what has a note.
 	Settle() (written, lost []stream.Parcel)
+	// Forget, after Settle, makes that the session is not found after a restart. What it lost is kept
+	// elsewhere by then.
+	Forget()
 }
 
 // A note is on a parcel for which it matters what becomes of it. Its methods run under the lock of
 // the user.
 type note interface {
 	arrived(u *User)
-	lost(u *User, p stream.Parcel)
+	lost(u *User, p stream.Parcel, peer uint64)
 }
 
 // Arrived is told of what has arrived at a session of the user.
@@ -50,16 +53,18 @@ func (u *User) settle(k Keeper) {
 	u.Arrived(written)
 	for _, p := range lost {
 		if n, ok := p.Note.(note); ok {
-			n.lost(u, p)
+			n.lost(u, p, k.Peer())
 		} else {
-			u.again(p)
+			u.again(p, k.Peer())
 		}
 	}
+	k.Forget()
 }
 
 // again sends a message on that its recipient did not get, as if that one had never been there. IQs
-// are answered for who did not answer them, and presence was of that session.
-func (u *User) again(p stream.Parcel) {
+// are answered for who did not answer them, and presence was of that session. In one transaction the
+// message waits for others and no more for the peer that the recipient was: a crash finds it once.
+func (u *User) again(p stream.Parcel, peer uint64) {
 	st, err := stanza.Parse(p.Element)
 	if err != nil || st.Kind != stanza.Message || st.Type == "error" || st.To.Bare() != u.account {
 		return
@@ -68,7 +73,9 @@ func (u *User) again(p stream.Parcel) {
 		st = st.WithElement(stanza.Delay(p.Element, u.account.Server(), p.Sent))
 	}
 	if st.Lasting() {
-		st, _ = u.registry.journal.Open(st) // its sender has been told that it is kept
+		var entry *journal.Entry
+		st, entry = u.registry.journal.Open(st) // its sender has been told that it is kept
+		entry.Lost(peer, p.Number)
 		defer u.registry.journal.Close(st)
 	}
 	u.registry.router.Receive(u, st)
@@ -96,8 +103,8 @@ func (s *Session) pass(st stanza.Stanza, e element.Element, form storage.Form, n
 // spare is the note on what somebody else has as well: nothing is lost with it.
 type spare struct{}
 
-func (spare) arrived(*User)             {}
-func (spare) lost(*User, stream.Parcel) {}
+func (spare) arrived(*User)                     {}
+func (spare) lost(*User, stream.Parcel, uint64) {}
 
 // Hand is Send of a message that is kept elsewhere: done is told once, under the user's lock, whether
 // it has arrived. If not it is not sent on; who kept it has it back.
@@ -113,8 +120,8 @@ func (s *Session) Hand(e element.Element, done func(u hook.User, arrived bool)) 
 // handed is the note on what is kept elsewhere.
 type handed func(u hook.User, arrived bool)
 
-func (done handed) arrived(u *User)               { done(u, true) }
-func (done handed) lost(u *User, _ stream.Parcel) { done(u, false) }
+func (done handed) arrived(u *User)                         { done(u, true) }
+func (done handed) lost(u *User, _ stream.Parcel, _ uint64) { done(u, false) }
 
 // copies is the note on a message that several sessions got, each as it is or as a copy (XEP-0280): it is
 // lost when all of them lost it.
@@ -126,10 +133,10 @@ type copies struct {
 
 func (c *copies) arrived(*User) { c.done = true }
 
-func (c *copies) lost(u *User, p stream.Parcel) {
+func (c *copies) lost(u *User, p stream.Parcel, peer uint64) {
 	if c.left--; c.left == 0 && !c.done {
 		p.Element = c.message
-		u.again(p)
+		u.again(p, peer)
 	}
 }
 

@@ -49,6 +49,7 @@ func (m *mailroom) Send(st stanza.Stanza) { m.got <- st }
 type houseOptions struct {
 	Options
 	registration RegistrationOptions
+	offline      OfflineOptions
 	domains      []module.Domain
 }
 
@@ -79,6 +80,7 @@ func newHouse(t testing.TB, o houseOptions) *house {
 		Features: func() []module.Feature { return features }}
 	h.registration = NewRegistration(h.host, o.registration)
 	o.Registration = h.registration
+	o.Offline = NewOffline(h.host, o.offline)
 	o.MaySeePresence = func(u hook.User, who jid.JID) bool { return h.friends[[2]string{u.JID().String(), who.String()}] }
 	hooks := []hook.Hooks{router.OwnHooks()}
 	for _, construct := range Table(o.Options) {
