@@ -154,7 +154,7 @@ func (t *txn) move(limit int) (n int, err error) {
 		posting
 		next int // 0: none
 	}
-	links := make([]link, 1)
+	links := make([]link, 1, 1+4*min(limit, 2*t.sizes.move))
 	lists := make(map[list]int)
 	enter := func(l list, p posting) {
 		links = append(links, link{p, lists[l]})
