@@ -203,9 +203,11 @@ func TestClaimsAreStripped(t *testing.T) {
 	p.send("<message from='juliet@b.test' to='romeo@a.test/r'><body>x</body>" +
 		"<stanza-id xmlns='urn:xmpp:sid:0' by='romeo@a.test' id='1'/><stanza-id xmlns='urn:xmpp:sid:0' by='ROMEO@a.test' id='2'/>" +
 		"<delay xmlns='urn:xmpp:delay' from='a.test' stamp='2002-09-10T23:08:25Z'/>" +
+		"<received xmlns='urn:xmpp:carbons:2'><forwarded xmlns='urn:xmpp:forward:0'/></received><sent xmlns='urn:xmpp:carbons:2'/>" +
 		"<stanza-id xmlns='urn:xmpp:sid:0' by='juliet@b.test' id='3'/></message>")
 	st := a.wantMessage(t, "x")
-	if text := st.Element.String(); strings.Count(text, "stanza-id") != 1 || !strings.Contains(text, "id='3'") || strings.Contains(text, "delay") {
+	if text := st.Element.String(); strings.Count(text, "stanza-id") != 1 || !strings.Contains(text, "id='3'") || strings.Contains(text, "delay") ||
+		strings.Contains(text, "carbons") {
 		t.Errorf("routed %s", text)
 	}
 }

@@ -49,7 +49,7 @@ type Message struct {
 type Archived struct {
 	Owner jid.JID
 	ID    uint64
-	With  jid.JID // the other party, full or bare
+	With  jid.JID // the other party, full or bare; never zero
 }
 
 // A Reference names a message in an archive.
@@ -88,6 +88,9 @@ type Counted struct {
 	Peer  uint64
 	Count uint32 // modulo 2^32, as in XEP-0198
 }
+
+// After says whether the count is greater than another, modulo 2^32.
+func (c Counted) After(other uint32) bool { return int32(c.Count-other) > 0 }
 
 // Archive is what accounts have said and heard, in order of the ids.
 type Archive interface {
@@ -155,7 +158,8 @@ type Peers interface {
 	Delete(id uint64) error
 	// All returns all peers in order of their IDs, with their counts.
 	All() ([]Peer, error)
-	// Count keeps how much of what a peer has sent is handled; nothing for one that is not kept.
+	// Count keeps how much of what a peer has sent is handled; nothing for one that is not kept. A count
+	// does not go back: that of a later stanza may be written before that of an earlier one.
 	Count(Counted) error
 
 	// Waiting returns what a peer was sent and has not acknowledged, in order of the numbers.

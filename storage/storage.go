@@ -56,6 +56,9 @@ type Store interface {
 	Failed() <-chan struct{}
 	Err() error
 
+	// Stats says how busy the committer is.
+	Stats() Stats
+
 	// Backup writes a consistent copy while the store is in use, and returns its bytes.
 	// errors.ErrUnsupported from a backend that has nothing to copy.
 	Backup(w io.Writer) (int64, error)
@@ -63,6 +66,24 @@ type Store interface {
 	// Close commits what has been submitted and releases the store. Afterwards everything
 	// answers ErrClosed. It waits for the Views that run. A second call does nothing.
 	Close() error
+}
+
+// Stats are counters of a store's committer since the store was opened.
+type Stats struct {
+	Pending    int    // operations that were submitted and are not finished
+	Operations uint64 // finished
+	Commits    uint64 // transactions that had them
+	Last       time.Duration
+	Longest    time.Duration
+	Total      time.Duration // of all commits
+}
+
+// Average is how long a commit took.
+func (s Stats) Average() time.Duration {
+	if s.Commits == 0 {
+		return 0
+	}
+	return s.Total / time.Duration(s.Commits)
 }
 
 // MaxKey is how many bytes the key of a document may have.

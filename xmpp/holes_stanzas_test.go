@@ -51,6 +51,7 @@ func TestClaimsToBeTheServer(t *testing.T) {
 							bare == "mallory@a.test" && sender != "a user" {
 							t.Errorf("%s from %q, by %s: juliet got %s", name, from, sender, e)
 						}
+						noCarbon(t, e)
 					}
 				}
 			}
@@ -61,7 +62,18 @@ func TestClaimsToBeTheServer(t *testing.T) {
 				if got := e.attr("from"); got != "juliet@a.test/y" && !(e.name.Local == "iq" && e.attr("to") == "juliet@a.test/x" && got == "") {
 					t.Errorf("%s by her other device: juliet got %s", name, e)
 				}
+				noCarbon(t, e)
 			}
+		}
+	}
+}
+
+// noCarbon: copies that the server has not made are none, whoever they seem to be from (XEP-0280 section 11).
+func noCarbon(t *testing.T, e *tree) {
+	t.Helper()
+	for _, c := range e.children() {
+		if c.name.Space == "urn:xmpp:carbons:2" {
+			t.Errorf("juliet got a copy that is forged: %s", e)
 		}
 	}
 }

@@ -91,7 +91,7 @@ var holes = []struct {
 	}},
 	{"Stanzas", []hole{
 		{"A roster push by somebody else", "CVE-2015-8688 (Gajim), CVE-2014-0364 (Smack); RFC 6121 section 2.1.6", []string{"xmpp TestClaimsToBeTheServer"}},
-		{"A carbon by somebody else", "CVE-2017-5589 to CVE-2017-5606 (several clients)", []string{"xmpp TestClaimsToBeTheServer"}},
+		{"A carbon by somebody else", "CVE-2017-5589 to CVE-2017-5606 (several clients)", []string{"xmpp TestClaimsToBeTheServer", "xmpp/stanza TestStripClaims", "federation TestClaimsAreStripped", "xep-0280-carbons.txt"}},
 		{"A stanza-id or delay by us from anyone else, also doubled", "XEP-0359 section 6", []string{"xmpp TestStanzaIDAndDelayByUs", "xmpp/stanza TestStripClaims", "federation TestClaimsAreStripped"}},
 		{"A reply that has the id of a request but not the peer, or not the type", "CVE-2014-0364 (Smack)", []string{"xmpp TestRepliesNobodyAskedFor", "xmpp FuzzServer"}},
 		{"A request that nobody answers, or two", "RFC 6120 section 8.2.3", []string{"xmpp FuzzServer"}},

@@ -181,6 +181,7 @@ type device struct {
 	unacked []string
 	next    map[string]int // number of the next message to somebody
 	last    map[string]int // number of the last one from somebody
+	delayed int            // messages that say that they waited
 	failure error
 }
 
@@ -245,6 +246,7 @@ func (d *device) live(ctx context.Context) {
 			d.mu.Unlock()
 			return
 		}
+		_ = pause(ctx) // the server may be starting
 	}
 }
 
@@ -277,7 +279,7 @@ func (d *device) stream(ctx context.Context, direct bool) error {
 		time.AfterFunc(time.Second, func() { tcp.Close() }) // the server has to find out by itself until then
 	}()
 	tcp.SetDeadline(time.Now().Add(patience))
-	header := fmt.Sprintf("<stream:stream xmlns='%s' xmlns:stream='%s' to='a.test' version='1.0'>", ns.Client, ns.Stream)
+	header := fmt.Sprintf("<stream:stream xmlns='%s' xmlns:stream='%s' to='%s' version='1.0'>", ns.Client, ns.Stream, jid.MustParse(d.name).Domain())
 	say := func(conn net.Conn, in *xml.Decoder, text, last string) (*tree, error) {
 		if _, err := conn.Write([]byte(text)); err != nil {
 			return nil, err
@@ -426,7 +428,12 @@ func (d *device) message(e *tree) error {
 	from := e.attr("from")
 	text := ""
 	for _, child := range e.children() {
-		text, _ = child.content[0].(string)
+		switch child.name.Local {
+		case "body":
+			text, _ = child.content[0].(string)
+		case "delay":
+			d.delayed++
+		}
 	}
 	n, err := strconv.Atoi(text)
 	if want := d.last[from] + 1; err != nil || n != want || e.attr("type") != "chat" {

@@ -21,9 +21,30 @@ type Status struct {
 	Listeners   map[string][]string `json:"listeners"`
 	Connections int                 `json:"connections"` // of clients, logged in or not
 	Sessions    int                 `json:"sessions"`
-	Servers     int                 `json:"servers"` // streams to and from other servers
+	// Parked are the sessions that wait for their clients to come back, and Unacknowledged what the
+	// clients of sessions that can be resumed have not said to have got.
+	Parked         int     `json:"parked"`
+	Unacknowledged Waiting `json:"unacknowledged"`
+	Store          Store   `json:"store"`
+	Servers        int     `json:"servers"` // streams to and from other servers
 	// Counters say how often what is rare has happened, such as a limit that was hit.
 	Counters map[string]uint64 `json:"counters"`
+}
+
+// Waiting is how much waits for somebody.
+type Waiting struct {
+	Stanzas int `json:"stanzas"`
+	Bytes   int `json:"bytes"`
+}
+
+// Store is how busy the database is. Times are in seconds.
+type Store struct {
+	Pending    int     `json:"pending"`    // writes that wait for a commit
+	Operations uint64  `json:"operations"` // writes since the start, and the commits that had them
+	Commits    uint64  `json:"commits"`
+	Last       float64 `json:"last_commit_seconds"`
+	Average    float64 `json:"average_commit_seconds"`
+	Longest    float64 `json:"longest_commit_seconds"`
 }
 
 // collectVerbs gathers what operators can ask for, by name.
@@ -50,6 +71,11 @@ func (s *Server) status() Status {
 	for range s.users.Sessions() {
 		status.Sessions++
 	}
+	w := &status.Unacknowledged
+	status.Parked, w.Stanzas, w.Bytes = s.clients.Unacknowledged()
+	store := s.store.Stats()
+	status.Store = Store{Pending: store.Pending, Operations: store.Operations, Commits: store.Commits,
+		Last: store.Last.Seconds(), Average: store.Average().Seconds(), Longest: store.Longest.Seconds()}
 	return status
 }
 

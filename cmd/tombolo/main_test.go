@@ -240,6 +240,8 @@ func TestServe(t *testing.T) {
 	}
 	login(t, file, status.Listeners["client"][0], "juliet", "secret")
 	run(t, "", "--config", file, "session", "list").want(t, 0, "juliet@a.test/", "")
+	run(t, "", "--config", file, "status").want(t, 0, "1, of which 0 wait for their clients", "")
+	run(t, "", "--config", file, "status").want(t, 0, "commit times", "")
 	run(t, "", "--config", file, "session", "kick", "juliet@a.test").want(t, 0, "", "")
 	run(t, "", "--config", file, "session", "list").want(t, 0, "nobody is logged in", "")
 	run(t, "", "--config", file, "federation", "list").want(t, 0, "no streams", "")

@@ -187,6 +187,8 @@ are taken over; of other changes the server's log says that they wait for the ne
 	}
 }
 
+func milliseconds(seconds float64) string { return fmt.Sprintf("%.1f ms", seconds*1000) }
+
 func (a *app) statusCommand() *cobra.Command {
 	return a.reading(&cobra.Command{
 		Use: "status", Short: "Print what the running server is doing", Args: cobra.NoArgs,
@@ -206,8 +208,13 @@ func (a *app) statusCommand() *cobra.Command {
 				fmt.Fprintf(t, "listening for %s\t%s\n", key, strings.Join(status.Listeners[key], ", "))
 			}
 			fmt.Fprintf(t, "client connections\t%d\n", status.Connections)
-			fmt.Fprintf(t, "sessions\t%d\n", status.Sessions)
+			fmt.Fprintf(t, "sessions\t%d, of which %d wait for their clients\n", status.Sessions, status.Parked)
+			fmt.Fprintf(t, "not acknowledged\t%d stanzas, %d bytes\n", status.Unacknowledged.Stanzas, status.Unacknowledged.Bytes)
 			fmt.Fprintf(t, "server streams\t%d\n", status.Servers)
+			fmt.Fprintf(t, "waiting to be written\t%d\n", status.Store.Pending)
+			fmt.Fprintf(t, "written\t%d in %d commits\n", status.Store.Operations, status.Store.Commits)
+			fmt.Fprintf(t, "commit times\tlast %s, average %s, longest %s\n",
+				milliseconds(status.Store.Last), milliseconds(status.Store.Average), milliseconds(status.Store.Longest))
 			for _, name := range slices.Sorted(maps.Keys(status.Counters)) {
 				fmt.Fprintf(t, "%s\t%d\n", name, status.Counters[name])
 			}

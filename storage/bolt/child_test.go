@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,6 +30,7 @@ const (
 
 var jobs = map[string]func(path string) error{
 	"append":    appendUntilKilled,
+	"archive":   archiveUntilKilled,
 	"report":    appendAndReport,
 	"sync":      appendWithFailingSync,
 	"slow":      readDuringSlowSync,
@@ -73,7 +75,7 @@ func crashStanza(pid, writer, i int) string {
 }
 
 // appendUntilKilled stores offline messages from several goroutines and reports each one when it
-// is durable, in a line "writer pid i".
+// is durable, in a line "writer pid i 0".
 func appendUntilKilled(path string) error {
 	s, err := Open(path, Options{})
 	if err != nil {
@@ -87,7 +89,80 @@ func appendUntilKilled(path string) error {
 				m := storage.Message{At: time.Now(), Stanza: crashStanza(pid, w, i), Offline: crashOwner(w)}
 				err := s.Submit(func(tx storage.Tx) error { return tx.Messages().Add(m) }).Wait(context.Background())
 				if err == nil {
-					_, err = fmt.Fprintln(os.Stdout, w, pid, i) // one write(2)
+					_, err = fmt.Fprintln(os.Stdout, w, pid, i, 0) // one write(2)
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+		}()
+	}
+	return <-errs
+}
+
+// crashSizes make a store move messages and clean up all the time.
+var crashSizes = sizes{move: 20, quiet: 1, chunk: 8, slack: 2, clean: 5}
+
+// What archiveUntilKilled does to archives that nobody looks at afterwards: one is purged all the time, and
+// one is of an account that is deleted again and again.
+var (
+	crashPurged  = jid.MustParse("purged@capulet.example")
+	crashDeleted = jid.MustParse("deleted@capulet.example")
+)
+
+// crashMessage is a writer's message, in the archives of the writer and of the next one.
+func crashMessage(pid, w, i int, id uint64) storage.Message {
+	next := crashOwner((w + 1) % crashWriters)
+	return storage.Message{
+		At: time.Unix(int64(id), 0), Stanza: crashStanza(pid, w, i),
+		Archived: []storage.Archived{
+			{Owner: crashOwner(w), ID: id, With: next}, {Owner: next, ID: id + 1, With: crashOwner(w)},
+			{Owner: crashPurged, ID: id + 2, With: next}, {Owner: crashDeleted, ID: id + 3, With: next},
+		},
+		Waiting: []storage.Waiting{{Peer: uint64(w + 1), Number: id}},
+		Counted: storage.Counted{Peer: uint64(w + 1), Count: uint32(id)},
+	}
+}
+
+// archiveUntilKilled is appendUntilKilled for messages in archives, in lines "writer pid i id". Ids come a
+// little out of order.
+func archiveUntilKilled(path string) error {
+	s, err := Open(path, Options{sizes: crashSizes})
+	if err != nil {
+		return err
+	}
+	var last atomic.Uint64
+	err = s.View(func(tx storage.Tx) error {
+		id, err := tx.Archive().LastID()
+		last.Store(id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	pid := os.Getpid()
+	errs := make(chan error)
+	for w := range crashWriters {
+		peer := uint64(w + 1)
+		s.Submit(func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: peer}) })
+		go func() {
+			for i := 0; ; i++ {
+				id := last.Add(4) - 3
+				m := crashMessage(pid, w, i, id)
+				ticket := s.Submit(func(tx storage.Tx) error { return tx.Messages().Add(m) })
+				switch i % 8 {
+				case 0:
+					s.Submit(func(tx storage.Tx) error { return tx.Peers().Acknowledged(peer, id-1) })
+				case w:
+					s.Submit(func(tx storage.Tx) error { return tx.Accounts().Create(storage.Account{JID: crashDeleted}) })
+					s.Submit(func(tx storage.Tx) error { return tx.Accounts().Delete(crashDeleted) })
+				case 5:
+					s.Submit(func(tx storage.Tx) error { _, err := tx.Archive().Purge(crashPurged, m.At, 20); return err })
+				}
+				err := ticket.Wait(context.Background())
+				if err == nil {
+					_, err = fmt.Fprintln(os.Stdout, w, pid, i, id) // one write(2)
 				}
 				if err != nil {
 					errs <- err

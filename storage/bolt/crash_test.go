@@ -20,11 +20,22 @@ import (
 )
 
 // A reported message is one that the child was told is durable.
-type reported struct{ writer, pid, i int }
+type reported struct {
+	writer, pid, i int
+	id             uint64 // in an archive
+}
 
 // TestKilled kills a process that writes at random moments: every message whose Wait had returned
 // is there afterwards, and nothing is there in part.
-func TestKilled(t *testing.T) {
+func TestKilled(t *testing.T) { testKilled(t, "append", Options{}, checkReported) }
+
+// TestKilledWithArchives is TestKilled for messages that are in archives and wait for peers, while archives
+// are purged and accounts deleted. Verify finds what does not fit together.
+func TestKilledWithArchives(t *testing.T) {
+	testKilled(t, "archive", Options{sizes: crashSizes}, checkArchived)
+}
+
+func testKilled(t *testing.T, job string, o Options, check func(*testing.T, *Store, []reported)) {
 	rounds, longest := 12, 250*time.Millisecond
 	if testing.Short() {
 		rounds = 3
@@ -32,13 +43,13 @@ func TestKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tombolo.db")
 	var all []reported
 	for round := range rounds {
-		got := killOnce(t, path, rand.N(longest))
+		got := killOnce(t, job, path, rand.N(longest))
 		all = append(all, got...)
-		s, err := Open(path, Options{})
+		s, err := Open(path, o)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
-		checkReported(t, s, all)
+		check(t, s, all)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -53,8 +64,8 @@ func TestKilled(t *testing.T) {
 }
 
 // killOnce runs the child, kills it some time after its first report and returns its reports.
-func killOnce(t *testing.T, path string, after time.Duration) (got []reported) {
-	cmd := child(within(t), "append", path)
+func killOnce(t *testing.T, job, path string, after time.Duration) (got []reported) {
+	cmd := child(within(t), job, path)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +78,7 @@ func killOnce(t *testing.T, path string, after time.Duration) (got []reported) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var r reported
-		if _, err := fmt.Sscan(lines.Text(), &r.writer, &r.pid, &r.i); err != nil {
+		if _, err := fmt.Sscan(lines.Text(), &r.writer, &r.pid, &r.i, &r.id); err != nil {
 			t.Errorf("report %q: %v", lines.Text(), err)
 		}
 		if got = append(got, r); len(got) == 1 {
@@ -111,6 +122,49 @@ func checkReported(t *testing.T, s *Store, all []reported) {
 			}
 		}
 		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkArchived(t *testing.T, s *Store, all []reported) {
+	t.Helper()
+	counts := make([]uint64, crashWriters)
+	archives := make([]map[uint64]string, crashWriters)
+	err := s.View(func(tx storage.Tx) error {
+		for w := range archives {
+			page, err := tx.Archive().Page(crashOwner(w), storage.ArchiveQuery{})
+			if err != nil {
+				return err
+			}
+			archives[w] = make(map[uint64]string)
+			for _, m := range page.Messages {
+				archives[w][m.ID] = m.Stanza
+			}
+		}
+		for _, r := range all {
+			m := crashMessage(r.pid, r.writer, r.i, r.id)
+			next := (r.writer + 1) % crashWriters
+			if archives[r.writer][r.id] != m.Stanza || archives[next][r.id+1] != m.Stanza {
+				t.Errorf("message %+v was reported durable and is now %q and %q", r, archives[r.writer][r.id], archives[next][r.id+1])
+			}
+			counts[r.writer] = max(counts[r.writer], r.id)
+		}
+		peers, err := tx.Peers().All()
+		for i, peer := range peers {
+			waiting, err := tx.Peers().Waiting(peer.ID)
+			if err != nil {
+				return err
+			}
+			if peer.ID != uint64(i+1) || uint64(peer.Count) < counts[i] {
+				t.Errorf("peer %d counted %d of %d", peer.ID, peer.Count, counts[i])
+			}
+			if counts[i] > 0 && !slices.ContainsFunc(waiting, func(u storage.Unacknowledged) bool { return u.Number >= counts[i] }) {
+				t.Errorf("peer %d: message %d does not wait", peer.ID, counts[i])
+			}
+		}
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)

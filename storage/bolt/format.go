@@ -223,6 +223,11 @@ func Verify(path string) error {
 		if err := checkRows(tx, version == current.version()); err != nil {
 			return err
 		}
+		if version == current.version() {
+			if err := (&txn{tx: tx}).checkReferences(); err != nil {
+				return err
+			}
+		}
 		var errs []error
 		for err := range tx.Check() {
 			errs = append(errs, err)

@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -144,11 +145,11 @@ func TestMigration(t *testing.T) {
 	}
 }
 
-// TestFormat1 opens a file that the program wrote when its format was 1, before there were clients
-// and generations.
-func TestFormat1(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "tombolo.db")
-	packed, err := os.Open(filepath.Join("testdata", "format1.db.gz"))
+// unpack makes a store of a file in testdata.
+func unpack(t *testing.T, name string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "tombolo.db")
+	packed, err := os.Open(filepath.Join("testdata", name))
 	must(t, err)
 	defer packed.Close()
 	unpacked, err := gzip.NewReader(packed)
@@ -157,6 +158,13 @@ func TestFormat1(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(path, old, 0o600))
 	must(t, Verify(path)) // as a copy that is to be restored
+	return path
+}
+
+// TestFormat1 opens a file that the program wrote when its format was 1, before there were clients
+// and generations.
+func TestFormat1(t *testing.T) {
+	path := unpack(t, "format1.db.gz")
 
 	want := storage.Account{
 		JID: juliet,
@@ -204,6 +212,52 @@ func TestFormat1(t *testing.T) {
 		}
 		return err
 	}))
+}
+
+// TestFormat2 opens a file that the program wrote when its format was 2, before there were archives: a message
+// that waited was a row of its own. Those stay, and new ones wait behind them.
+func TestFormat2(t *testing.T) {
+	path := unpack(t, "format2.db.gz")
+	old := func(id string, number uint64) storage.OfflineMessage {
+		return storage.OfflineMessage{Number: number, Received: time.Unix(3, 4).UTC(), Stanza: "<message id='" + id + "'/>"}
+	}
+	list := func(s *Store) (list []storage.OfflineMessage) {
+		t.Helper()
+		must(t, s.View(func(tx storage.Tx) (err error) { list, err = tx.Offline().List(juliet, 0, 0); return err }))
+		return list
+	}
+	s, err := Open(path, Options{})
+	must(t, err)
+	if got, want := list(s), []storage.OfflineMessage{old("two", 2), old("three", 3)}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	must(t, s.Submit(func(tx storage.Tx) error {
+		if _, err := tx.Clients().Get(juliet, "phone"); err != nil {
+			return err
+		}
+		full := storage.Message{At: time.Unix(5, 6), Stanza: "<message id='new'/>", Offline: juliet, OfflineMax: 2}
+		if err := tx.Messages().Add(full); !errors.Is(err, storage.ErrFull) {
+			t.Errorf("third of two: %v", err)
+		}
+		full.OfflineMax = 3
+		full.Archived = []storage.Archived{{Owner: juliet, ID: 9, With: jid.MustParse("romeo@montague.example")}}
+		return errors.Join(tx.Messages().Add(full), tx.Settings().Put(juliet, "key", "<x/>", 0))
+	}).Wait(within(t)))
+	must(t, s.Close())
+	must(t, Verify(path))
+	s, err = Open(path, Options{}) // nothing to migrate
+	must(t, err)
+	defer s.Close()
+	added := storage.OfflineMessage{Number: 5, Received: time.Unix(5, 6).UTC(), Stanza: "<message id='new'/>", ID: 9}
+	if got, want := list(s), []storage.OfflineMessage{old("two", 2), old("three", 3), added}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	must(t, s.Submit(func(tx storage.Tx) error { return tx.Offline().DeleteArchived(juliet) }).Wait(within(t)))
+	must(t, s.Submit(func(tx storage.Tx) error { return tx.Offline().Delete(juliet, 2) }).Wait(within(t)))
+	if got, want := list(s), []storage.OfflineMessage{old("three", 3)}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	must(t, Verify(path+".v2")) // the copy from before the migration
 }
 
 // TestBackup copies a store while it is written to. The copy is complete up to some commit.
@@ -365,6 +419,27 @@ func TestDamaged(t *testing.T) {
 				return tx.Bucket([]byte("offline")).Put([]byte("no owner"), encodeNumber(1))
 			})
 		}, true},
+		{"without a message that waits", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("messages")).Delete(key(1)) })
+		}, true},
+		{"with a message that nobody has", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("messages")).Put(key(2), message{}.encode()) })
+		}, true},
+		{"with a wrong count of references", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("held")).Put(key(1), encodeNumber(2)) })
+		}, true},
+		{"with a chunk out of order", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error {
+				l := listOf(1, jid.JID{})
+				return tx.Bucket([]byte("heads")).Put(l[:], chunk{}.encode(0, []posting{{id: 2, number: 1}, {id: 1, number: 1}}))
+			})
+		}, true},
+		{"with a list that lacks a message", func(t *testing.T, path string) {
+			edit(t, path, func(tx *bbolt.Tx) error {
+				l := listOf(1, jid.JID{})
+				return tx.Bucket([]byte("heads")).Put(l[:], chunk{}.encode(0, []posting{{id: 2, number: 99}}))
+			})
+		}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "tombolo.db")
@@ -441,6 +516,21 @@ func FuzzCheckRow(f *testing.F) {
 	f.Add(uint8(inRosters), key, encodeNumber(7))
 	f.Add(uint8(inRosters), appendJID(key[:len(key):len(key)], juliet), encodeItem(storage.RosterItem{Groups: []string{"a"}}))
 	f.Add(uint8(inOffline), numberKey(key, 1), encodeStanza(time.Now(), "<message/>"))
+	f.Add(uint8(inOffline), numberKey(key, 1), encodeOffline(7))
+	one := binary.BigEndian.AppendUint64(nil, 1)
+	f.Add(uint8(inMessages), one, message{at: time.Now(), places: []place{{1, 2, "romeo@montague.example/a"}}, stanza: "<message/>"}.encode())
+	f.Add(uint8(inHeld), one, encodeNumber(2))
+	f.Add(uint8(inArchives), key, encodeNumber(1))
+	f.Add(uint8(inOwners), one, encodeBlob(string(key)))
+	f.Add(uint8(inRetired), one, encodeNumber(0))
+	postings := chunk{}.encode(3, []posting{{1, 2, 3}, {5, 1, -1}})
+	l := listOf(1, juliet)
+	f.Add(uint8(inHeads), l[:], postings)
+	f.Add(uint8(inChunks), l.chunk(1), postings)
+	f.Add(uint8(inPeers), one, encodePeer(storage.Peer{Kind: storage.ClientPeer, State: []byte("state")}))
+	f.Add(uint8(inCounts), one, encodeNumber(1<<32-1))
+	f.Add(uint8(inSpool), append(one, one...), encodeSpooled(1, storage.CarbonSent, 3, true))
+	f.Add(uint8(inMarks), movedMark, encodeNumber(1))
 	f.Add(uint8(inPresence), key, encodeStanza(time.Now(), ""))
 	f.Add(uint8(inBlocklists), appendJID(key[:len(key):len(key)], juliet), encodeBlob(""))
 	f.Add(uint8(inSecrets), []byte("name"), encodeBlob("value"))

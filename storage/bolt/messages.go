@@ -89,6 +89,8 @@ func (m messages) Add(message storage.Message) error {
 	return nil
 }
 
+var errNoParty = errors.New("the message has no other party")
+
 func (m messages) add(new storage.Message) error {
 	if !m.writable {
 		return storage.ErrReadOnly
@@ -117,6 +119,9 @@ func (m messages) add(new storage.Message) error {
 		}
 		row.places = make([]place, 0, len(new.Archived))
 		for _, a := range new.Archived {
+			if a.With.IsZero() {
+				return fmt.Errorf("archive of %s: %w", a.Owner, errNoParty)
+			}
 			number, err := m.archiveFor(a.Owner)
 			if err != nil {
 				return err

@@ -75,6 +75,13 @@ func (p peers) count(c storage.Counted) error {
 	if old == nil {
 		return nil
 	}
+	count, err := decodeNumber(old)
+	if err != nil {
+		return damaged(inCounts, k, err)
+	}
+	if !c.After(uint32(count)) {
+		return nil
+	}
 	return p.replace(inCounts, k, old, encodeNumber(uint64(c.Count)))
 }
 

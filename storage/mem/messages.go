@@ -94,6 +94,9 @@ func (m messages) add(message storage.Message) error {
 		}
 		kept = row{at: message.At.UTC().Round(0), stanza: message.Stanza}
 		for _, a := range message.Archived {
+			if a.With.IsZero() {
+				return fmt.Errorf("archive of %s: the message has no other party", a.Owner)
+			}
 			a.Owner, a.With = a.Owner.Bare().Clone(), a.With.Clone()
 			kept.archived = append(kept.archived, a)
 			list := insert(m.archives[a.Owner], ref{number: a.ID, row: number})
@@ -247,7 +250,7 @@ func (p peers) count(c storage.Counted) error {
 		return storage.ErrReadOnly
 	}
 	peer, ok := p.txn.peers[c.Peer]
-	if !ok {
+	if !ok || !c.After(peer.Count) {
 		return nil
 	}
 	peer.Count = c.Count

@@ -583,5 +583,8 @@ func testEarlier(t *testing.T, s storage.Store) {
 		earlier.Earlier = ref
 		wantErr(t, "not archived", try(t, s, add(earlier)), storage.ErrNotFound)
 	}
+	if try(t, s, add(archived("with nobody", storage.Archived{Owner: juliet, ID: 7}))) == nil {
+		t.Error("a message without another party was archived")
+	}
 	equal(t, "state after that", dump(t, s), before)
 }

@@ -57,7 +57,9 @@ func testPeers(t *testing.T, s storage.Store) {
 		{ID: 1, Kind: storage.IncomingPeer}, {ID: 256, Kind: storage.ClientPeer},
 		{ID: 1<<64 - 1, Kind: storage.OutgoingPeer, State: []byte("state")},
 	})
-	count(256, 1<<32-1)
+	for _, n := range []uint32{1<<31 - 1, 1<<31 - 2, 1<<32 - 2, 1<<32 - 1, 1<<32 - 2} { // it does not go back
+		count(256, n)
+	}
 	count(1, 7)
 	do(t, s, add(storage.Message{Counted: storage.Counted{Peer: 1, Count: 8}}))
 	put(storage.Peer{ID: 256, Kind: storage.ClientPeer, State: []byte("new")}) // its count stays
@@ -67,6 +69,7 @@ func testPeers(t *testing.T, s storage.Store) {
 		{ID: 1, Kind: storage.IncomingPeer, Count: 8}, {ID: 256, Kind: storage.ClientPeer, Count: 1<<32 - 1, State: []byte("new")},
 	})
 	count(256, 0) // it wraps
+	count(256, 1<<32-1)
 	equal(t, "wrapped", allPeers(t, s)[1].Count, uint32(0))
 	got := allPeers(t, s)
 	got[1].State[0]++

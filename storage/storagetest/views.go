@@ -161,6 +161,40 @@ func RunFaults(t *testing.T, open func(t *testing.T, f *Faults, mark int) storag
 		}
 	})
 
+	t.Run("StatsOfAStall", func(t *testing.T) {
+		const long = 20 * time.Millisecond
+		var f Faults
+		s := open(t, &f, 0)
+		defer s.Close()
+		equal(t, "stats of a new store", s.Stats(), storage.Stats{})
+		equal(t, "average of nothing", s.Stats().Average(), time.Duration(0))
+		put := func(tx storage.Tx) error { return tx.Secrets().Put("key", nil) }
+		stalled, release := f.Stall()
+		defer release()
+		first := s.Submit(put)
+		await(t, "the stall", stalled)
+		second := s.Submit(put)
+		equal(t, "pending", s.Stats().Pending, 2)
+		<-time.After(long) // the commit is to be slow
+		release()
+		if err := errors.Join(wait(first), wait(second)); err != nil {
+			t.Error(err)
+		}
+		// What is counted when its ticket is done is so at the latest when the next operation is.
+		do(t, s, put)
+		for deadline := time.Now().Add(patience); s.Stats().Pending > 0; {
+			if time.Now().After(deadline) {
+				t.Fatal("still pending")
+			}
+		}
+		stats := s.Stats()
+		if stats.Longest < long || stats.Total < stats.Longest || stats.Last > stats.Total || stats.Average() > stats.Longest {
+			t.Errorf("%+v", stats)
+		}
+		equal(t, "operations", stats.Operations, uint64(3))
+		equal(t, "commits", stats.Commits, uint64(3))
+	})
+
 	t.Run("NoSpacePasses", func(t *testing.T) {
 		var f Faults
 		s := open(t, &f, 0)

@@ -94,6 +94,7 @@ func (c *client) outgoing(u *session.User, st stanza.Stanza) {
 		st = st.WithTo(c.account) // RFC 6120 sections 10.3.1 and 10.3.3
 	}
 	if v := c.server.Hooks.Outgoing(u, c.session, &st); v.Stops() {
+		c.server.Journal.Close(st) // a hook before may have begun to keep it
 		if st.Kind == stanza.IQ && !st.IsRequest() {
 			// Who asked, and was blocked since, is owed an answer all the same.
 			st = stanza.New(stanza.IQ, "error", st.ID, st.From, st.To, stanza.ServiceUnavailable("").Element())

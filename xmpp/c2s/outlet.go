@@ -23,6 +23,7 @@ type outlet struct {
 	peer  uint64        // the same in the store
 	old   bool          // from before a restart, and not resumed since
 	grace time.Duration // how long the session lives without a stream
+	gone  bool          // the store has been told to forget it
 
 	since time.Time // without a stream; zero: there is one. Guarded by the lock of server.parking
 }
@@ -60,7 +61,6 @@ func (o *outlet) Managed() bool { return o.ledger.Counts() }
 // Close ends the stream, if there is one, and all hope for another.
 func (o *outlet) Close(err *stanza.StreamError) {
 	o.server.parking.leave(o)
-	o.forget()
 	if st := o.ledger.Carrier(); st != nil {
 		st.Close(err)
 	}

@@ -129,6 +129,20 @@ func (p *parking) late(now time.Time) (late []*outlet) {
 	return late
 }
 
+// Unacknowledged is how many sessions have no stream, and how much clients of sessions that can be resumed
+// have not acknowledged.
+func (s *Server) Unacknowledged() (parked, stanzas, bytes int) {
+	for _, o := range s.parking.all() {
+		if o.ledger.Carrier() == nil {
+			parked++
+		}
+		n, size := o.ledger.Waiting()
+		stanzas += n
+		bytes += size
+	}
+	return parked, stanzas, bytes
+}
+
 // Run ends sessions that nobody has resumed in time, and lets go what was acknowledged, until the context
 // ends. One clock serves all.
 func (s *Server) Run(ctx context.Context) error {

@@ -48,7 +48,7 @@ func (o *outlet) keepCount(count uint32, done func(bool)) {
 // Changed implements session.Keeper.
 func (o *outlet) Changed() {
 	s := o.session
-	if o.peer == 0 || s == nil {
+	if o.peer == 0 || s == nil || o.gone {
 		return
 	}
 	r := sessionRecord{Key: o.id[:], Full: s.JID(), Client: s.Client(), Since: s.Since(), Grace: o.grace, Acked: o.ledger.Acked(),
@@ -65,11 +65,12 @@ func (o *outlet) Changed() {
 	o.submit("kept", func(tx storage.Tx) error { return tx.Peers().Put(peer) })
 }
 
-// forget is Changed for a session that has ended.
-func (o *outlet) forget() {
+// Forget implements session.Keeper.
+func (o *outlet) Forget() {
 	if o.peer == 0 {
 		return
 	}
+	o.gone = true
 	peer := o.peer
 	o.submit("forgotten", func(tx storage.Tx) error { return tx.Peers().Delete(peer) })
 }
@@ -169,10 +170,11 @@ func (s *Server) parcel(to jid.JID, m storage.Unacknowledged, lost session.Lost)
 			e = stanza.Identify(e, to.Bare(), s.Journal.StanzaID(to, id))
 		}
 	}
+	note := lost.Note(m, id, e)
 	if m.Form != storage.Plain {
 		e = stanza.Carbon(e, to.Bare(), to, m.Form == storage.CarbonSent)
 	}
-	return stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: lost.Note(m, id)}, nil
+	return stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: note}, nil
 }
 
 // renumbered brings the numbers of what is sent again after a restart to disk. The gate opens then.

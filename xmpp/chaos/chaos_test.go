@@ -24,22 +24,24 @@ const (
 )
 
 const (
-	accounts = 50
-	pace     = 400 * time.Millisecond // between two messages of a device, on average
-	patience = 30 * time.Second       // for what takes no time
-	settling = 2 * time.Minute        // for everything to be over
+	pace     = 4 * time.Millisecond // between two messages, on average
+	patience = 30 * time.Second     // for what takes no time
+	settling = 2 * time.Minute      // for everything to be over
 )
 
-// A plan is how a run goes. The variable TOMBOLO_CHAOS has words for it: a duration, "seed=N", "stall"
-// for commits that hang for 5 seconds now and then, "deaf" for a recipient that never acknowledges.
+// A plan is how a run goes. The variable TOMBOLO_CHAOS has words for it: a duration, "seed=N",
+// "accounts=N", "stall" for commits that hang for 5 seconds now and then, "deaf" for a recipient that
+// never acknowledges.
 type plan struct {
 	duration    time.Duration
 	seed        uint64
+	accounts    int
 	stall, deaf bool
+	has         abilities // words for them too, until they are there for good
 }
 
 func newPlan(t *testing.T) plan {
-	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6)}
+	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6), accounts: 50}
 	if os.Getenv("CI") == "true" {
 		p.duration = time.Minute
 	}
@@ -47,6 +49,12 @@ func newPlan(t *testing.T) plan {
 		var err error
 		if seed, ok := strings.CutPrefix(word, "seed="); ok {
 			p.seed, err = strconv.ParseUint(seed, 10, 64)
+		} else if n, ok := strings.CutPrefix(word, "accounts="); ok {
+			p.accounts, err = strconv.Atoi(n)
+		} else if word == "durable" {
+			p.has.durable = true
+		} else if word == "archive" {
+			p.has.archive = true
 		} else if word == "stall" {
 			p.stall = true
 		} else if word == "deaf" {
@@ -68,8 +76,8 @@ func TestChaos(t *testing.T) {
 	}
 	p := newPlan(t)
 	t.Logf("%v, seed=%d", p.duration, p.seed)
-	w := newWorld(accounts, p.seed)
-	w.has = abilities{}
+	w := newWorld(p.accounts, p.seed)
+	w.has = p.has
 	w.server = newServer(t, w.accounts)
 	defer w.server.log.judge(t)
 	if p.stall {
@@ -93,7 +101,7 @@ func TestChaos(t *testing.T) {
 	talking, silence := context.WithTimeout(ctx, p.duration)
 	defer silence()
 	for _, d := range w.devices {
-		work.Go(func() { w.write(talking, d, pace, p.seed) })
+		work.Go(func() { w.write(talking, d, pace*time.Duration(len(w.devices)), p.seed) })
 	}
 	var cuts cuts
 	work.Go(func() { cuts = w.cut(talking, rand.New(rand.NewPCG(p.seed, 1))) })
@@ -198,18 +206,25 @@ func (w *world) cut(ctx context.Context, chance *rand.Rand) (n cuts) {
 
 // kill kills the server and starts it again, sometimes before everybody is back.
 func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Rand) (kills, terms int) {
-	for pause(talking, time.Duration(500+chance.IntN(7000))*time.Millisecond) {
+	pace := time.Duration(6000)
+	if w.server.Stall > 0 {
+		pace *= 3
+	}
+	for pause(talking, (300+time.Duration(chance.Int64N(int64(pace))))*time.Millisecond) {
 		sig := syscall.SIGKILL
-		if (kills+terms)%7 == 3 {
+		if (kills+terms)%7 == 1 {
 			sig = syscall.SIGTERM
 		}
+		w.note("gets the signal: " + sig.String())
 		if err := w.server.end(ctx, sig); err != nil {
 			t.Errorf("%v: the server ends with %v", sig, err)
 		}
+		w.note("starts")
 		if err := w.server.start(ctx); err != nil {
 			t.Error(err)
 			return kills, terms
 		}
+		w.note("listens")
 		if sig == syscall.SIGKILL {
 			kills++
 		} else {
@@ -222,6 +237,13 @@ func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Ra
 		}
 	}
 	return kills, terms
+}
+
+// note keeps what happened to the server, for stories.
+func (w *world) note(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lives = append(w.lives, event{at: time.Now(), how: what})
 }
 
 // conclude prints what was found.
@@ -253,11 +275,15 @@ func (w *world) report(t *testing.T) {
 	figures, failures := w.figures, w.failures
 	w.mu.Unlock()
 	t.Logf("%d sessions, %d resumed, %d refused; from start to resumed: %s", figures.bound, figures.resumed, figures.refused, spread(figures.back))
-	t.Logf("from sent to acknowledged, on one connection: %s", spread(w.waits()))
+	all, deaf := w.waits()
+	t.Logf("from sent to acknowledged, on one connection: %s", spread(all))
+	if len(deaf) > 0 {
+		t.Logf("the same to somebody who never acknowledges: %s", spread(deaf))
+	}
 	for _, f := range failures {
-		text := f.text
+		text := f.who.name() + ": " + f.text + "\n" + f.who.story()
 		if f.about != nil {
-			text += "\n" + f.about.story(w)
+			text += f.about.story(w)
 		}
 		t.Error(text)
 	}

@@ -35,7 +35,7 @@ func newArchive() *archive {
 
 func (a *archive) add(id string, m *message) error {
 	if old := a.what[id]; old != nil {
-		return &mistake{fmt.Sprintf("identifier %s is that of %s too", id, old.origin), m}
+		return about(m, "identifier %s is that of %s too", id, old.origin)
 	}
 	a.place[id] = len(a.ids)
 	a.ids = append(a.ids, id)
@@ -53,6 +53,7 @@ func (w *world) readArchives(ctx context.Context) (map[*account]*archive, error)
 	if !w.has.archive {
 		for _, m := range w.all() {
 			_ = all[m.to].add(m.origin, m)
+			_ = all[m.sender.account].add(m.origin, m)
 		}
 		return all, nil
 	}
@@ -127,7 +128,7 @@ func (w *world) judge(archives map[*account]*archive) *verdict {
 }
 
 func (v *verdict) wrongly(about *message, format string, a ...any) {
-	v.wrong = append(v.wrong, &mistake{fmt.Sprintf(format, a...), about})
+	v.wrong = append(v.wrong, &mistake{text: fmt.Sprintf(format, a...), about: about})
 }
 
 // kept: a message is once in the archive of each who took part in it.
@@ -136,9 +137,6 @@ func (v *verdict) kept(m *message) {
 	acked, repeated := !m.acked.at.IsZero(), m.repeated
 	m.mu.Unlock()
 	of, to := v.archives[m.sender.account].times[m], v.archives[m.to].times[m]
-	if !v.world.has.archive {
-		of = to
-	}
 	switch {
 	case !acked:
 		v.wrongly(m, "was never acknowledged")
@@ -179,7 +177,7 @@ func (v *verdict) device(d *device) {
 		paged           bool
 	}
 	all := make(map[string]*seen)
-	place, places := make(map[string]int), make([]int, 0, len(d.sightings))
+	place := make(map[string]int) // of the last one of each thread, in the session
 	session := 0
 	for _, s := range d.sightings {
 		if archive.what[s.id] != s.message {
@@ -214,7 +212,6 @@ func (v *verdict) device(d *device) {
 				v.wrongly(s.message, "came to %s behind %s", d.name(), archive.what[archive.ids[before]].origin)
 			}
 			place[thread] = here
-			places = append(places, here)
 		}
 	}
 	for _, id := range archive.ids {

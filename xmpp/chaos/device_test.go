@@ -43,6 +43,7 @@ type device struct {
 
 	catchUp   // for missed messages
 	sightings []sighting
+	chronicle []event
 	whole     map[int]int // by session: the first sighting behind those of the catch-up
 	pings     int         // answers to pings
 	stanzas   int         // for identifiers
@@ -94,11 +95,16 @@ func (d *device) name() string { return d.account.name + d.label }
 type mistake struct {
 	text  string
 	about *message // nil: no particular one
+	who   *device  // that noticed
 }
 
 func (m *mistake) Error() string { return m.text }
 
-func wrongly(format string, a ...any) error { return &mistake{text: fmt.Sprintf(format, a...)} }
+func wrongly(format string, a ...any) error { return about(nil, format, a...) }
+
+func about(m *message, format string, a ...any) error {
+	return &mistake{text: fmt.Sprintf(format, a...), about: m}
+}
 
 // live connects again and again until ctx ends.
 func (d *device) live(ctx context.Context) {
@@ -108,12 +114,15 @@ func (d *device) live(ctx context.Context) {
 		d.away = 0
 		d.mu.Unlock()
 		if away == 0 {
-			away = time.Duration(d.chance.IntN(50)) * time.Millisecond
+			away = time.Duration(d.chance.IntN(100)) * time.Millisecond
 		}
 		pause(ctx, away)
 		err := d.connection(ctx)
 		if wrong := new(mistake); errors.As(err, &wrong) {
-			wrong.text = d.name() + ": " + wrong.text
+			wrong.who = d
+			d.mu.Lock()
+			d.note("finds a mistake")
+			d.mu.Unlock()
 			d.world.fail(wrong)
 			return
 		}
@@ -122,13 +131,11 @@ func (d *device) live(ctx context.Context) {
 
 // connection lives one connection.
 func (d *device) connection(ctx context.Context) error {
-	tcp, err := new(net.Dialer).DialContext(ctx, "tcp", d.world.server.StartTLS)
-	startTLS := true
-	if d.chance.IntN(2) == 0 && err == nil {
-		tcp.Close()
-		tcp, err = new(net.Dialer).DialContext(ctx, "tcp", d.world.server.DirectTLS)
-		startTLS = false
+	startTLS, address := d.chance.IntN(2) == 0, d.world.server.DirectTLS
+	if startTLS {
+		address = d.world.server.StartTLS
 	}
+	tcp, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
@@ -168,6 +175,7 @@ func (d *device) leave(tcp net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.conn != nil {
+		d.note("loses its connection, h=%d", d.handled)
 		d.conn, d.lost = nil, time.Now()
 	}
 	if !d.silent {
@@ -200,6 +208,7 @@ func (d *device) lose(l loss) bool {
 		tcp.SetLinger(0)
 		tcp.Close()
 	}
+	d.note("leaves its connection (%+v), h=%d", l, d.handled)
 	d.conn, d.lost = nil, time.Now()
 	return true
 }
@@ -286,6 +295,7 @@ func (d *device) resumed(c *conversation, e element.Element) error {
 	if err := d.acknowledged(e.Attr("h"), "by <resumed/>"); err != nil {
 		return err
 	}
+	d.note("resumes with h=%d, is told h=%s, has %d to send again", d.handled, e.Attr("h"), len(d.unacked))
 	d.world.count(func(f *figures) {
 		f.resumed++
 		if life, began := d.world.server.life(); d.life != life && d.life != 0 {
@@ -300,6 +310,7 @@ func (d *device) refused(failed element.Element) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	away := time.Since(d.lost)
+	d.note("may not resume after %v: %s", away, failed)
 	d.world.count(func(f *figures) { f.refused++ })
 	if failed.Child("item-not-found", ns.StanzaErr).IsZero() || away < window {
 		return wrongly("the session cannot be resumed after %v: %s", away, failed)
@@ -318,6 +329,7 @@ func (d *device) bound(c *conversation, full string, enabled element.Element, wi
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.session++
+	d.note("begins session %d, has %d to send again", d.session, len(d.unacked))
 	d.full, d.resumeID, d.forgets = full, enabled.Attr("id"), false
 	d.handled, d.acked = 0, 0
 	for _, e := range c.early {
@@ -343,6 +355,11 @@ func (d *device) bound(c *conversation, full string, enabled element.Element, wi
 		d.whole[d.session] = len(d.sightings)
 	}
 	return d.carry(c)
+}
+
+// note keeps what happened, for stories.
+func (d *device) note(format string, a ...any) {
+	d.chronicle = append(d.chronicle, event{at: time.Now(), how: fmt.Sprintf(format, a...)})
 }
 
 // carry lets the connection carry the session: everything that is not acknowledged goes.
@@ -429,7 +446,10 @@ func (d *device) take(e element.Element) error {
 	case e.Is("features", ns.Stream): // as they are after SASL2
 		return nil
 	case e.Is("error", ns.Stream):
-		if e.Child("system-shutdown", ns.StreamErr).IsZero() && e.Child("conflict", ns.StreamErr).IsZero() {
+		switch {
+		case d.deaf && !e.Child("policy-violation", ns.StreamErr).IsZero():
+			d.forgets = true // and so does the server, for too much is not acknowledged
+		case e.Child("system-shutdown", ns.StreamErr).IsZero() && e.Child("conflict", ns.StreamErr).IsZero():
 			return wrongly("stream error: %s", e)
 		}
 		return nil
@@ -440,7 +460,7 @@ func (d *device) take(e element.Element) error {
 // message sees a message.
 func (d *device) message(e element.Element) error {
 	if e.Attr("type") == "error" {
-		return &mistake{fmt.Sprintf("an error comes back: %s", e), d.world.find(e.Attr("id"))}
+		return about(d.world.find(e.Attr("id")), "an error comes back: %s", e)
 	}
 	if e.Attr("from") == d.account.address() {
 		if c := e.Child("received", carbons); !c.IsZero() {
@@ -471,12 +491,12 @@ func forwarded(e element.Element) element.Element {
 func (d *device) see(e element.Element, how how, id string) error {
 	m := d.world.find(e.Child("origin-id", ns.StanzaID).Attr("id"))
 	if m == nil || e.Child("body", ns.Client).Text() != m.body || !m.sentFrom(e.Attr("from")) {
-		return &mistake{fmt.Sprintf("nobody wrote %s", e), m}
+		return about(m, "nobody wrote %s", e)
 	}
 	for child := range e.Children() {
 		if how != paged && child.Is("stanza-id", ns.StanzaID) && child.Attr("by") == d.account.address() {
 			if id != "" {
-				return &mistake{fmt.Sprintf("two identifiers in %s", e), m}
+				return about(m, "two identifiers in %s", e)
 			}
 			id = child.Attr("id")
 		}
@@ -485,7 +505,7 @@ func (d *device) see(e element.Element, how how, id string) error {
 		id = m.origin
 	}
 	if id == "" {
-		return &mistake{fmt.Sprintf("no identifier in %s", e), m}
+		return about(m, "no identifier in %s", e)
 	}
 	late := how != paged && !e.Child("delay", ns.Delay).IsZero()
 	d.sightings = append(d.sightings, sighting{m, id, how, late, d.session, time.Now()})
@@ -506,7 +526,6 @@ func (d *device) iq(e element.Element) error {
 	case strings.HasPrefix(id, "ping") && typ == "result":
 		d.pings++
 	case id == "carbons" && typ == "result":
-	case id == "carbons" && !d.world.has.carbons:
 	case strings.HasPrefix(id, "query") && typ == "result":
 		fin := e.Child("fin", mam)
 		if id != d.query || !d.active {
@@ -635,10 +654,10 @@ func (c *conversation) ask(text string, names ...string) (element.Element, error
 		switch {
 		case e.Is("error", ns.Stream):
 			return e, fmt.Errorf("stream error: %s", e)
-		case e.Is("message", ns.Client):
+		case e.Is("message", ns.Client) && (names[0] == "iq" || names[0] == "enabled"):
 			c.early = append(c.early, e)
 			continue
-		case e.Is("presence", ns.Client):
+		case e.Is("presence", ns.Client) && names[0] == "enabled":
 			continue
 		}
 		return e, wrongly("want <%s/>, got %s", strings.Join(names, "/> or <"), e)

@@ -37,7 +37,7 @@ const (
 	domain   = "a.test"
 	password = "secret"
 	// window is how long a session waits to be resumed.
-	window = 15 * time.Second
+	window = 30 * time.Second
 )
 
 // settingsVar makes this test binary a server; it has the settings as JSON.
@@ -81,7 +81,7 @@ func (s *settings) serve() error {
 	if err != nil {
 		return err
 	}
-	server, err := xmpp.New(cfg, xmpp.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Version: "chaos", Store: store})
+	server, err := xmpp.New(cfg, xmpp.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), Version: "chaos", Store: store})
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,9 @@ func (s *server) life() (number int, began time.Time) {
 
 // end ends a life with a signal.
 func (s *server) end(ctx context.Context, sig syscall.Signal) error {
-	stop := context.AfterFunc(ctx, func() { _ = s.cmd.Process.Kill() })
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = s.cmd.Process.Signal(syscall.SIGQUIT) }) // says where it hangs
 	defer stop()
 	if err := s.cmd.Process.Signal(sig); err != nil {
 		return err
@@ -281,7 +283,7 @@ func (o *output) judge(t *testing.T) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	text := o.text.Bytes()
-	for _, bad := range []string{"level=ERROR", "DATA RACE", "panic:"} {
+	for _, bad := range []string{"level=ERROR", "DATA RACE", "panic:", "SIGQUIT"} {
 		if i := bytes.Index(text, []byte(bad)); i >= 0 {
 			t.Errorf("the server said:\n%s", text[i:min(len(text), i+6000)])
 		}

@@ -25,11 +25,12 @@ type world struct {
 	mu       sync.Mutex
 	messages map[string]*message
 	failures []*mistake
+	lives    []event // beginnings and ends of the server
 	figures  figures
 }
 
 // abilities are what the server can do.
-type abilities struct{ archive, carbons, durable bool }
+type abilities struct{ archive, durable bool }
 
 // figures are counted while the world goes on.
 type figures struct {
@@ -151,7 +152,7 @@ func (w *world) write(ctx context.Context, d *device, pace time.Duration, seed u
 			continue
 		}
 		target := to.address()
-		if one := to.devices[chance.IntN(2)]; w.has.carbons && chance.IntN(4) == 0 {
+		if one := to.devices[chance.IntN(2)]; chance.IntN(4) == 0 {
 			one.mu.Lock()
 			target = one.full
 			one.mu.Unlock()
@@ -179,31 +180,87 @@ func (w *world) write(ctx context.Context, d *device, pace time.Duration, seed u
 	}
 }
 
-// story is everything that is known of a message.
+// A line is part of what is told.
+type line struct {
+	at   time.Time
+	text string
+}
+
+// story is everything that is known of a message, and what happened meanwhile to who is in it.
 func (m *message) story(w *world) string {
-	var b strings.Builder
-	since := func(t time.Time) string { return fmt.Sprintf("%9.3f s", t.Sub(w.began).Seconds()) }
+	var lines []line
+	add := func(at time.Time, format string, a ...any) {
+		lines = append(lines, line{at, fmt.Sprintf(format, a...)})
+	}
 	m.mu.Lock()
-	fmt.Fprintf(&b, "message %s\n", m.origin)
 	for _, e := range m.sent {
-		fmt.Fprintf(&b, "  %s  sent by %s in its session %d\n", since(e.at), e.from, e.session)
+		add(e.at, "sent by %s in its session %d", e.from, e.session)
 	}
 	if !m.acked.at.IsZero() {
-		fmt.Fprintf(&b, "  %s  acknowledged %s in session %d\n", since(m.acked.at), m.acked.how, m.acked.session)
+		add(m.acked.at, "acknowledged %s in session %d", m.acked.how, m.acked.session)
 	}
 	m.mu.Unlock()
-	for _, a := range []*account{m.sender.account, m.to} {
-		for _, d := range a.devices {
-			for _, s := range d.seen() {
-				if s.message == m {
-					late := ""
-					if s.late {
-						late = ", with a delay"
-					}
-					fmt.Fprintf(&b, "  %s  seen by %s in its session %d, %s%s, as %s\n", since(s.at), d.name(), s.session, s.how, late, s.id)
+	devices := append(m.sender.account.devices[:], m.to.devices[:]...)
+	for _, d := range devices {
+		for _, s := range d.seen() {
+			if s.message == m {
+				late := ""
+				if s.late {
+					late = ", with a delay"
+				}
+				add(s.at, "seen by %s in its session %d, %s%s, as %s", d.name(), s.session, s.how, late, s.id)
+			}
+		}
+	}
+	order := func(a, b line) int { return a.at.Compare(b.at) }
+	slices.SortStableFunc(lines, order)
+	if len(lines) > 0 {
+		from, to := lines[0].at.Add(-time.Second), lines[len(lines)-1].at.Add(time.Second)
+		around := func(who string, events []event) {
+			for _, e := range events {
+				if e.at.After(from) && e.at.Before(to) {
+					add(e.at, "    %s %s", who, e.how)
 				}
 			}
 		}
+		w.mu.Lock()
+		around("the server", w.lives)
+		w.mu.Unlock()
+		for _, d := range devices {
+			d.mu.Lock()
+			around(d.name(), d.chronicle)
+			d.mu.Unlock()
+		}
+	}
+	slices.SortStableFunc(lines, order)
+	return "message " + m.origin + "\n" + w.tell(lines)
+}
+
+// story is what happened to a device at last.
+func (d *device) story() string {
+	d.mu.Lock()
+	events := slices.Clone(d.chronicle[max(0, len(d.chronicle)-10):])
+	d.mu.Unlock()
+	d.world.mu.Lock()
+	for _, e := range d.world.lives {
+		if len(events) > 0 && e.at.After(events[0].at) {
+			e.how = "    the server " + e.how
+			events = append(events, e)
+		}
+	}
+	d.world.mu.Unlock()
+	slices.SortFunc(events, func(a, b event) int { return a.at.Compare(b.at) })
+	var lines []line
+	for _, e := range events {
+		lines = append(lines, line{e.at, e.how})
+	}
+	return d.world.tell(lines)
+}
+
+func (w *world) tell(lines []line) string {
+	var b strings.Builder
+	for _, l := range lines {
+		fmt.Fprintf(&b, "  %9.3f s  %s\n", l.at.Sub(w.began).Seconds(), l.text)
 	}
 	return b.String()
 }
@@ -225,14 +282,19 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// waits are the times from sending to acknowledgement where that was asked for, on one connection.
-func (w *world) waits() (times []time.Duration) {
+// waits are the times from sending to acknowledgement where that was asked for, on one connection, and
+// those of messages to an account that has a deaf device.
+func (w *world) waits() (all, deaf []time.Duration) {
 	for _, m := range w.all() {
 		m.mu.Lock()
 		if m.asked && len(m.sent) == 1 && m.acked.how == "by <a/>" {
-			times = append(times, m.acked.at.Sub(m.sent[0].at))
+			took := m.acked.at.Sub(m.sent[0].at)
+			all = append(all, took)
+			if m.to.devices[0].deaf || m.to.devices[1].deaf {
+				deaf = append(deaf, took)
+			}
 		}
 		m.mu.Unlock()
 	}
-	return times
+	return all, deaf
 }

@@ -40,8 +40,9 @@ type Hooks struct {
 	// kept for the user before. Who says so takes the message as Undelivered.
 	Postponed func(u User, st stanza.Stanza, to Session) bool
 
-	// Delivered sees each message that sessions of the user have got just now, before any of it leaves.
-	Delivered func(u User, st stanza.Stanza, to []Session)
+	// Copied names the sessions that get a copy of a message (XEP-0280 section 7) which those in to are
+	// about to get themselves; they are none of these.
+	Copied func(u User, st stanza.Stanza, to []Session) []Session
 
 	// Undelivered is asked what to do with a message that the rules want to be kept because no
 	// session can take it now (RFC 6121 section 8.5.2.2). Handled means that somebody took it.
@@ -168,7 +169,7 @@ type Chain struct {
 	presence     []func(User, Session, stanza.Stanza, stanza.Stanza)
 	accepted     []func(User, *stanza.Stanza)
 	postponed    []func(User, stanza.Stanza, Session) bool
-	delivered    []func(User, stanza.Stanza, []Session)
+	copied       []func(User, stanza.Stanza, []Session) []Session
 	undelivered  []func(User, *stanza.Stanza) Verdict
 	restored     []func(User, Session)
 	bound, ended []func(User, Session)
@@ -184,7 +185,7 @@ func Join(all ...Hooks) *Chain {
 		add(&c.presence, h.Presence, h.Presence != nil)
 		add(&c.accepted, h.Accepted, h.Accepted != nil)
 		add(&c.postponed, h.Postponed, h.Postponed != nil)
-		add(&c.delivered, h.Delivered, h.Delivered != nil)
+		add(&c.copied, h.Copied, h.Copied != nil)
 		add(&c.undelivered, h.Undelivered, h.Undelivered != nil)
 		add(&c.restored, h.SessionRestored, h.SessionRestored != nil)
 		add(&c.bound, h.SessionBound, h.SessionBound != nil)
@@ -244,11 +245,12 @@ func (c *Chain) Postponed(u User, st stanza.Stanza, to Session) bool {
 	return false
 }
 
-// Delivered tells the features which sessions have got a message.
-func (c *Chain) Delivered(u User, st stanza.Stanza, to []Session) {
-	for _, f := range c.delivered {
-		f(u, st, to)
+// Copied asks the features who gets a copy of a message.
+func (c *Chain) Copied(u User, st stanza.Stanza, to []Session) (copied []Session) {
+	for _, f := range c.copied {
+		copied = append(copied, f(u, st, to)...)
 	}
+	return copied
 }
 
 // Undelivered asks the features to keep a message.

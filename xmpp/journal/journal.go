@@ -113,6 +113,7 @@ type Entry struct {
 	at        time.Time
 	body      string
 	message   storage.Message
+	lost      storage.Waiting
 	gate      *stream.Gate
 	submitted bool
 }
@@ -173,6 +174,10 @@ func (e *Entry) Taken(owner jid.JID, number uint64) {
 	e.message.Taken = storage.Taken{Owner: owner.Bare(), Number: number}
 }
 
+// Lost says that the message was sent to a peer that is about to be forgotten, as its stanza of that number:
+// it waits for that one no more, nor does anything before it.
+func (e *Entry) Lost(peer, number uint64) { e.lost = storage.Waiting{Peer: peer, Number: number} }
+
 // Submit writes the entry of st, once; a second call does nothing. submit queues a write: that of the
 // store, or of a user who is to stay in memory until then. What waits for the gate leaves after it.
 func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *storage.Ticket) {
@@ -193,7 +198,7 @@ func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *st
 	if peer, number, ok := st.Counted(); ok {
 		m.Counted = storage.Counted{Peer: peer, Count: number}
 	}
-	submit(func(tx storage.Tx) error { return tx.Messages().Add(*m) }).Then(func(err error) {
+	submit(e.write).Then(func(err error) {
 		if err == nil {
 			st.Kept()
 			e.gate.Open()
@@ -203,6 +208,13 @@ func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *st
 		}
 		st.Release()
 	})
+}
+
+func (e *Entry) write(tx storage.Tx) error {
+	if err := tx.Messages().Add(e.message); err != nil || e.lost.Peer == 0 {
+		return err
+	}
+	return tx.Peers().Acknowledged(e.lost.Peer, e.lost.Number)
 }
 
 // StanzaID is the form of an id in which an account and its contacts see it (XEP-0359): it tells nothing,

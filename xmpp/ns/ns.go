@@ -55,8 +55,12 @@ const (
 	Ping         = "urn:xmpp:ping"                          // XEP-0199
 	Time         = "urn:xmpp:time"                          // XEP-0202
 	Delay        = "urn:xmpp:delay"                         // XEP-0203
+	Receipts     = "urn:xmpp:receipts"                      // XEP-0184
+	Invitation   = "jabber:x:conference"                    // XEP-0249
 	Carbons      = "urn:xmpp:carbons:2"                     // XEP-0280
+	CarbonRules  = "urn:xmpp:carbons:rules:0"               // XEP-0280 section 6.2
 	MAM          = "urn:xmpp:mam:2"                         // XEP-0313
+	ChatMarkers  = "urn:xmpp:chat-markers:0"                // XEP-0333
 	Hints        = "urn:xmpp:hints"                         // XEP-0334
 	Forward      = "urn:xmpp:forward:0"                     // XEP-0297
 	ClientAccess = "urn:xmpp:cam:0"                         // XEP-0494

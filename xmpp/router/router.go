@@ -128,9 +128,9 @@ func (r *Router) message(u *session.User, st stanza.Stanza) {
 	}
 	r.Hooks.Accepted(u, &st)
 	to, later := r.recipients(u, st, action, match)
-	u.Pass(st, to)
-	r.Hooks.Delivered(u, st, to)
-	if action == offline || later {
+	kept := action == offline || later
+	u.Pass(st, to, r.Hooks.Copied(u, st, to), kept)
+	if kept {
 		v := r.Hooks.Undelivered(u, &st)
 		if err := v.Err(); err != nil {
 			refuse(u, st, err)

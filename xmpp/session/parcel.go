@@ -26,13 +26,16 @@ type Keeper interface {
 	// Settle, after Close, returns what was written and what was lost, each in order: of a client
 	// that acknowledges everything that it did not, of others what has a note.
 	Settle() (written, lost []stream.Parcel)
+	// Forget, after Settle, makes that the session is not found after a restart. What it lost is kept
+	// elsewhere by then.
+	Forget()
 }
 
 // A note is on a parcel for which it matters what becomes of it. Its methods run under the lock of
 // the user.
 type note interface {
 	arrived(u *User)
-	lost(u *User, p stream.Parcel)
+	lost(u *User, p stream.Parcel, peer uint64)
 }
 
 // Arrived is told of what has arrived at a session of the user.
@@ -50,16 +53,18 @@ func (u *User) settle(k Keeper) {
 	u.Arrived(written)
 	for _, p := range lost {
 		if n, ok := p.Note.(note); ok {
-			n.lost(u, p)
+			n.lost(u, p, k.Peer())
 		} else {
-			u.again(p)
+			u.again(p, k.Peer())
 		}
 	}
+	k.Forget()
 }
 
 // again sends a message on that its recipient did not get, as if that one had never been there. IQs
-// are answered for who did not answer them, and presence was of that session.
-func (u *User) again(p stream.Parcel) {
+// are answered for who did not answer them, and presence was of that session. In one transaction the
+// message waits for others and no more for the peer that the recipient was: a crash finds it once.
+func (u *User) again(p stream.Parcel, peer uint64) {
 	st, err := stanza.Parse(p.Element)
 	if err != nil || st.Kind != stanza.Message || st.Type == "error" || st.To.Bare() != u.account {
 		return
@@ -68,17 +73,20 @@ func (u *User) again(p stream.Parcel) {
 		st = st.WithElement(stanza.Delay(p.Element, u.account.Server(), p.Sent))
 	}
 	if st.Lasting() {
-		st, _ = u.registry.journal.Open(st) // its sender has been told that it is kept
+		var entry *journal.Entry
+		st, entry = u.registry.journal.Open(st) // its sender has been told that it is kept
+		entry.Lost(peer, p.Number)
 		defer u.registry.journal.Close(st)
 	}
 	u.registry.router.Receive(u, st)
 }
 
-// Pass is Send of a message that waits for its entry in the journal.
+// Pass is Send of a message that waits for its entry in the journal, or of a copy of it: that one is not
+// sent on if it is lost.
 func (s *Session) Pass(st stanza.Stanza, e element.Element, form storage.Form) {
 	var n any
 	if form != storage.Plain {
-		n = carbon{}
+		n = spare{}
 	}
 	s.pass(st, e, form, n, 1)
 }
@@ -92,11 +100,11 @@ func (s *Session) pass(st stanza.Stanza, e element.Element, form storage.Form, n
 	entry.Wait(s.keeper.Peer(), s.keeper.Track(e, n, entry.Gate()), form, copies)
 }
 
-// carbon is the note on a copy: the message itself is not lost with it.
-type carbon struct{}
+// spare is the note on what somebody else has as well: nothing is lost with it.
+type spare struct{}
 
-func (carbon) arrived(*User)             {}
-func (carbon) lost(*User, stream.Parcel) {}
+func (spare) arrived(*User)                     {}
+func (spare) lost(*User, stream.Parcel, uint64) {}
 
 // Hand is Send of a message that is kept elsewhere: done is told once, under the user's lock, whether
 // it has arrived. If not it is not sent on; who kept it has it back.
@@ -112,67 +120,107 @@ func (s *Session) Hand(e element.Element, done func(u hook.User, arrived bool)) 
 // handed is the note on what is kept elsewhere.
 type handed func(u hook.User, arrived bool)
 
-func (done handed) arrived(u *User)               { done(u, true) }
-func (done handed) lost(u *User, _ stream.Parcel) { done(u, false) }
+func (done handed) arrived(u *User)                         { done(u, true) }
+func (done handed) lost(u *User, _ stream.Parcel, _ uint64) { done(u, false) }
 
-// copies is the note on a message that several sessions got: it is lost when all of them lost it.
+// copies is the note on a message that several sessions got, each as it is or as a copy (XEP-0280): it is
+// lost when all of them lost it.
 type copies struct {
-	left int  // that may still arrive
-	done bool // one has arrived
+	left    int  // that may still arrive
+	done    bool // one has arrived
+	message element.Element
 }
 
 func (c *copies) arrived(*User) { c.done = true }
 
-func (c *copies) lost(u *User, p stream.Parcel) {
+func (c *copies) lost(u *User, p stream.Parcel, peer uint64) {
 	if c.left--; c.left == 0 && !c.done {
-		u.again(p)
+		p.Element = c.message
+		u.again(p, peer)
 	}
 }
 
-// Lost are the notes on messages that sessions of an account had not acknowledged before a restart, by
-// their ids in its archive. A message that several sessions were sent is sent on only when all of
-// them have lost it.
-type Lost map[uint64]*copies
+// Lost are the notes on messages that sessions of an account had not acknowledged before a restart. A
+// message that several sessions were sent is sent on only when all of them have lost it.
+type Lost map[lostMessage]*copies
 
-// Note is the note on what one session had not acknowledged.
-func (l Lost) Note(m storage.Unacknowledged, id uint64) any {
-	switch {
-	case m.Form != storage.Plain:
-		return carbon{}
-	case id == 0 || m.Copies < 2:
+// lostMessage tells messages apart: by their ids in the account's archive, or those that are not there by
+// their times.
+type lostMessage struct {
+	id     uint64
+	at     int64 // in nanoseconds
+	stanza string
+}
+
+// Note is the note on what one session had not acknowledged. id is that of the message in the account's
+// archive, 0 if it is not there.
+func (l Lost) Note(m storage.Unacknowledged, id uint64, message element.Element) any {
+	if m.Copies < 2 || m.Form == storage.CarbonSent {
+		if m.Form != storage.Plain {
+			return spare{}
+		}
 		return nil
-	case l[id] == nil:
-		l[id] = new(copies)
 	}
-	c := l[id]
+	key := lostMessage{id: id}
+	if id == 0 {
+		key = lostMessage{at: m.At.UnixNano(), stanza: m.Stanza}
+	}
+	c := l[key]
+	if c == nil {
+		c = &copies{message: message}
+		l[key] = c
+	}
 	c.left++
 	c.done = c.left < int(m.Copies) // the others have it
 	return c
 }
 
-// Pass enqueues a message to some of the user's sessions.
-func (u *User) Pass(st stanza.Stanza, to []hook.Session) {
+// Pass enqueues a message to some of the user's sessions, and a copy of it to others. Kept says that it
+// waits for one more of them.
+func (u *User) Pass(st stanza.Stanza, to, copied []hook.Session, kept bool) {
+	all := len(to) + len(copied)
+	if kept {
+		all++
+	}
+	var n any // on what a client acknowledges; what it does not counts as arrived
+	switch {
+	case kept:
+		n = spare{}
+	case all > 1:
+		n = shared(st.Element, to, copied)
+	}
+	for _, one := range to {
+		s := one.(*Session)
+		s.pass(st, st.Element, storage.Plain, s.unlessWritten(n), all)
+	}
+	for _, one := range copied {
+		s := one.(*Session)
+		s.pass(st, stanza.Carbon(st.Element, u.account, s.full, false), storage.CarbonReceived, s.unlessWritten(n), all)
+	}
+}
+
+// shared is the note that all who acknowledge a message have in common.
+func shared(message element.Element, to, copied []hook.Session) any {
 	managed := 0
-	if len(to) > 1 {
-		for _, s := range to {
+	for _, list := range [...][]hook.Session{to, copied} {
+		for _, s := range list {
 			if s.(*Session).managed() {
 				managed++
 			}
 		}
 	}
-	var c *copies
-	if managed > 0 {
-		// What a client does not acknowledge counts as arrived.
-		c = &copies{left: managed, done: managed < len(to)}
+	if managed == 0 {
+		return nil
 	}
-	for _, one := range to {
-		s := one.(*Session)
-		if c != nil && s.managed() {
-			s.pass(st, st.Element, storage.Plain, c, len(to))
-		} else {
-			s.pass(st, st.Element, storage.Plain, nil, len(to))
-		}
+	return &copies{left: managed, done: managed < len(to)+len(copied), message: message}
+}
+
+// unlessWritten is the note for a session that acknowledges, none for others.
+func (s *Session) unlessWritten(n any) any {
+	if n != nil && s.managed() {
+		return n
 	}
+	return nil
 }
 
 // Resumable says whether the session, with what is passed to it, outlives a restart.

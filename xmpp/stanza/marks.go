@@ -98,7 +98,8 @@ func Carbon(message element.Element, account, to jid.JID, sent bool) element.Ele
 
 // StripClaims returns e without the direct children that only by, or the server of by, may put there:
 // every stanza-id (XEP-0359 section 6) and delay (XEP-0203) that claims to be theirs is forged where
-// it comes from outside. Payloads, forwarded ones among them, are not looked into.
+// it comes from outside, and so is every copy, which servers make for their own users only (XEP-0280
+// section 11). Payloads, forwarded ones among them, are not looked into.
 func StripClaims(e element.Element, by jid.JID) element.Element {
 	return e.Without(func(child element.Element) bool {
 		switch {
@@ -107,7 +108,7 @@ func StripClaims(e element.Element, by jid.JID) element.Element {
 		case child.Is("delay", ns.Delay):
 			return claims(child.Attr("from"), by)
 		}
-		return false
+		return child.Is("received", ns.Carbons) || child.Is("sent", ns.Carbons)
 	})
 }
 

@@ -336,6 +336,8 @@ func TestStripClaims(t *testing.T) {
 		{"of nobody", `<delay xmlns='urn:xmpp:delay'/><stanza-id xmlns='urn:xmpp:sid:0' by='@'/>`, `=`},
 		{"another namespace", `<stanza-id by='juliet@capulet.example'/><delay xmlns='u' from='juliet@capulet.example'/>`, `=`},
 		{"XEP-0359 3: origin-id stays", `<origin-id xmlns='urn:xmpp:sid:0' id='1' by='juliet@capulet.example'/>`, `=`},
+		{"XEP-0280 11: copies", `<sent xmlns='urn:xmpp:carbons:2'/>.<received xmlns='urn:xmpp:carbons:2'><forwarded xmlns='urn:xmpp:forward:0'/></received><p:sent xmlns:p='urn:xmpp:carbons:2'/>`, `.`},
+		{"XEP-0280 9: the wish for none stays", `<private xmlns='urn:xmpp:carbons:2'/><sent/><received xmlns='u'/>`, `=`},
 		{"in a forwarded message", `<forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' from='juliet@capulet.example'/></forwarded>`, `=`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -307,10 +307,10 @@ func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
 	defer l.mu.Unlock()
 	announce(l.handled())
 	l.stream, l.asked = s, false
+	if gate != nil {
+		s.queue.hold(gate) // what came since the restart has a gate of its own, and had another number
+	}
 	for _, p := range l.kept {
-		if p.Gate == nil {
-			p.Gate = gate
-		}
 		s.queue.add(p.Element, "", counted, p.Gate)
 	}
 }

@@ -98,6 +98,15 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (end 
 	return end, true
 }
 
+// hold keeps back what is added from now on until a gate is open, or has failed.
+func (q *queue) hold(gate *Gate) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.closed && gate.await(q) {
+		q.gates = append(q.gates, gated{gate, q.added, q.added})
+	}
+}
+
 // flush writes what is there, unless somebody else is writing and will find it, or the peer does not
 // read: then the connection calls drained when it does. What is written at once ends with a request
 // for acknowledgement, if it has stanzas that count and no other request waits for its answer.

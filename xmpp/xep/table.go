@@ -48,6 +48,7 @@ func Table(o Options) []module.New {
 		oldSession,
 		delayedDelivery,
 		hints,
+		messageCarbons,
 		offlineMessages(o.OfflineMessages),
 	}
 }

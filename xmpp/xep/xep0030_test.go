@@ -36,7 +36,7 @@ func TestServerInfoSection3(t *testing.T) {
 	want := []string{
 		"http://jabber.org/protocol/disco#info", "http://jabber.org/protocol/disco#items",
 		"jabber:iq:last", "jabber:iq:private", "jabber:iq:register", "jabber:iq:version", "msgoffline",
-		"urn:xmpp:delay", "urn:xmpp:hints", "urn:xmpp:ping", "urn:xmpp:time", "vcard-temp",
+		"urn:xmpp:carbons:2", "urn:xmpp:carbons:rules:0", "urn:xmpp:delay", "urn:xmpp:hints", "urn:xmpp:ping", "urn:xmpp:time", "vcard-temp",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("features\n got %q\nwant %q", got, want)

@@ -249,7 +249,7 @@ func (o *offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineM
 	if m.Number != 0 {
 		entry.Taken(u.JID(), m.Number)
 	}
-	u.Pass(st.WithElement(as), to)
+	u.Pass(st.WithElement(as), to, nil, false)
 	entry.Submit(st, u.Submit)
 }
 

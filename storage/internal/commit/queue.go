@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"tombolo/storage"
 )
@@ -56,6 +57,7 @@ type Queue struct {
 	ops     []Op          // waiting for the next group
 	pending int           // ops, and those in the group at work
 	room    chan struct{} // closed when pending falls below mark; nil when nobody waits for that
+	stats   storage.Stats
 	closed  bool
 	err     error // why the store failed
 
@@ -122,6 +124,15 @@ func (q *Queue) Admit(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// Stats is Stats of storage.Store.
+func (q *Queue) Stats() storage.Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	stats := q.stats
+	stats.Pending = q.pending
+	return stats
 }
 
 // Failed is Failed of storage.Store.
@@ -192,6 +203,7 @@ func (q *Queue) run() {
 
 // carryOut commits one group and tells everybody who waits for it.
 func (q *Queue) carryOut(group []Op) {
+	start := time.Now()
 	err := q.Err()
 	if err == nil && slices.ContainsFunc(group, func(op Op) bool { return op.Run != nil }) {
 		err = q.commit(group)
@@ -199,6 +211,7 @@ func (q *Queue) carryOut(group []Op) {
 			q.fail(err)
 		}
 	}
+	took := time.Since(start)
 	for i := range group {
 		op := &group[i]
 		if op.Err == nil {
@@ -208,6 +221,11 @@ func (q *Queue) carryOut(group []Op) {
 	}
 	q.mu.Lock()
 	q.pending -= len(group)
+	q.stats.Operations += uint64(len(group))
+	q.stats.Commits++
+	q.stats.Last = took
+	q.stats.Longest = max(q.stats.Longest, took)
+	q.stats.Total += took
 	if q.pending < q.mark {
 		q.release()
 	}
