@@ -61,8 +61,8 @@ type Router interface {
 	// Forward sends a stanza on its way, and may change it. It is called without any lock.
 	Forward(st *stanza.Stanza)
 	// Receive takes a stanza for a user, under the user's lock: the Incoming hooks are asked, then it
-	// is delivered. It may change it.
-	Receive(u *User, st *stanza.Stanza)
+	// is delivered.
+	Receive(u *User, st stanza.Stanza)
 	// Deliver hands a stanza to a user's sessions, under the user's lock.
 	Deliver(u *User, st stanza.Stanza)
 }
