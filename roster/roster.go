@@ -112,6 +112,12 @@ func (r *Roster) Subscribed(u hook.User, entity jid.JID) bool {
 	return entity == u.JID() || r.contacts.Get(u).items.kept[entity].From
 }
 
+// Listed says whether an entity is a contact that the user's clients see. It is called under the
+// user's lock.
+func (r *Roster) Listed(u hook.User, entity jid.JID) bool {
+	return r.contacts.Get(u).items.kept[entity.Bare()].Listed
+}
+
 // on runs fn under the lock of the account that q is for.
 func (r *Roster) on(q *module.Query, fn func(hook.User)) {
 	if err := r.host.Users.Do(q.Target, func(u *session.User) { fn(u) }); err != nil {

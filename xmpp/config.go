@@ -26,6 +26,10 @@ type Config struct {
 	Auth Auth `toml:"auth"`
 	// What one peer may cost. Sizes are strings with a unit ("256kB"), times too ("30s").
 	Limits Limits `toml:"limits"`
+	// What users say and hear, kept so that each of their devices finds it (XEP-0313).
+	Archive Archive `toml:"archive"`
+	// Messages for users who are not there (XEP-0160). How many may wait is limits.offline_messages.
+	Offline Offline `toml:"offline"`
 	// The record of logins, of changes of accounts and of what operators do.
 	Audit Audit `toml:"audit"`
 	// What the server writes about itself, to standard error.
@@ -47,6 +51,16 @@ type Domain struct {
 	// Addresses for contact, published by service discovery (XEP-0157): keys are abuse, admin,
 	// feedback, sales, security, status, support; values are lists of URIs.
 	Contacts map[string][]string `toml:"contacts" example:"{ abuse = ['mailto:abuse@example.org'] }"`
+	// The archives of this domain's accounts, where they differ from the table archive.
+	Archive DomainArchive `toml:"archive"`
+}
+
+// DomainArchive is what a domain has of its own for its archives.
+type DomainArchive struct {
+	// Keep archives for the accounts of this domain, or do not; archive.enabled where it is absent.
+	Enabled *bool `toml:"enabled" example:"false"`
+	// How long, or "off" for good; archive.retention where it is absent.
+	Retention *Lifetime `toml:"retention" example:"'30d'" off:"true"`
 }
 
 // Listen are the listeners.
@@ -150,6 +164,24 @@ type Limits struct {
 	Exempt []netip.Prefix `toml:"exempt" example:"['127.0.0.0/8']"`
 }
 
+// Archive says what is kept of conversations.
+type Archive struct {
+	// Keep an archive for each account. Where this is off nothing is added and nobody can read what
+	// there is, which still goes when its time is over.
+	Enabled bool `toml:"enabled" default:"true"`
+	// How long messages are kept in archives; "off" for good. What is older goes once a day. An account
+	// can have another time: tombolo archive retain.
+	Retention Lifetime `toml:"retention" default:"365d" off:"true"`
+}
+
+// Offline says what becomes of messages for users who are not there.
+type Offline struct {
+	// "account": what a client fetches from the archive, before it becomes available or as it says
+	// when it binds (XEP-0386), waits for no other client of the account any more; "never": it waits
+	// until a client becomes available, which may then get it twice.
+	Consume string `toml:"consume" default:"account"`
+}
+
 // Audit says where the audit log is and how long it is kept.
 type Audit struct {
 	// The log, relative to data_dir; older parts of it are beside it.
@@ -184,11 +216,13 @@ type Federation struct {
 	CAFile string `toml:"ca_file" example:"'partners.pem'" kind:"path"`
 	// Host and port of the DNS server to ask instead of the system's.
 	Resolver string `toml:"resolver" example:"'127.0.0.53:53'"`
-	// Time to reach another server before what waits for it is returned to its senders.
+	// Time to reach another server before what waits for it is returned to its senders. One that has
+	// not acknowledged what it was sent is tried for as long as it would let the stream be resumed.
 	ConnectTime Duration `toml:"connect_time" default:"30s"`
-	// Silence after which a stream to another server is closed.
+	// Silence after which a stream to another server is closed, if all that was sent has arrived.
 	Idle Duration `toml:"idle" default:"10m"`
-	// Bytes that may wait for one pair of domains while its stream is being set up.
+	// Bytes that may wait for one pair of domains while it has no stream: what was not sent yet, and
+	// what was and is not acknowledged. limits.queue is added while there is a stream.
 	Queue Size `toml:"queue" default:"1MB"`
 	// Partners, one table each.
 	Partner []Partner `toml:"partner"`
@@ -292,6 +326,33 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	}
 	*d = Duration(v)
 	return nil
+}
+
+// Lifetime is a Duration that may be off, for good, which is 0.
+type Lifetime time.Duration
+
+// String writes the time, in days where it has whole ones, or "off".
+func (l Lifetime) String() string {
+	const day = Lifetime(24 * time.Hour)
+	switch {
+	case l == 0:
+		return "off"
+	case l%day == 0:
+		return strconv.Itoa(int(l/day)) + "d"
+	}
+	return Duration(l).String()
+}
+
+// MarshalText is String.
+func (l Lifetime) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText reads a Duration or "off".
+func (l *Lifetime) UnmarshalText(text []byte) error {
+	if strings.TrimSpace(string(text)) == "off" {
+		*l = 0
+		return nil
+	}
+	return (*Duration)(l).UnmarshalText(text)
 }
 
 // Count is a number that may be off, which is 0.

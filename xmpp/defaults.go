@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"tombolo/xmpp/audit"
 )
@@ -88,4 +89,29 @@ func (c *Config) inDataDir(name string) string {
 		return name
 	}
 	return filepath.Join(c.DataDir, name)
+}
+
+// archived says whether the accounts of a domain have archives.
+func (c *Config) archived(domain string) bool {
+	if own := c.archiveOf(domain).Enabled; own != nil {
+		return *own
+	}
+	return c.Archive.Enabled
+}
+
+// retention is how long messages of a domain's accounts are archived; 0: for good.
+func (c *Config) retention(domain string) time.Duration {
+	if own := c.archiveOf(domain).Retention; own != nil {
+		return time.Duration(*own)
+	}
+	return time.Duration(c.Archive.Retention)
+}
+
+func (c *Config) archiveOf(domain string) (own DomainArchive) {
+	for i := range c.Domain {
+		if c.Domain[i].Name == domain {
+			own = c.Domain[i].Archive
+		}
+	}
+	return own
 }

@@ -54,6 +54,7 @@ func newEngine(t testing.TB, store storage.Store, accounts ...string) *engine {
 	contacts := roster.New(host, roster.Options{})
 	features := []module.Feature{contacts.Blocking(), contacts.Contacts()}
 	for _, construct := range xep.Table(xep.Options{MaySeePresence: contacts.Subscribed,
+		Offline:      xep.NewOffline(host, xep.OfflineOptions{}),
 		Registration: xep.NewRegistration(host, xep.RegistrationOptions{})}) {
 		f, err := construct(host)
 		if err != nil {

@@ -30,7 +30,7 @@ var order = [][]string{
 	{"xmpp/module"},
 	{"xmpp/router"},
 	{"xmpp/c2s", "xmpp/admin"},
-	{"roster", "federation", "xmpp/xep"},
+	{"roster", "federation", "xmpp/xep", "xmpp/archive"},
 	{"xmpp"},
 	{"cmd/tombolo/internal/settings", "cmd/tombolo/internal/lab", "cmd/tombolo/internal/bench"},
 	{"cmd/tombolo"},

@@ -76,6 +76,39 @@ func (t *tree) children() []*tree {
 	return list
 }
 
+// unmarked is a message, or the copy of one (XEP-0280), without the id that it has in the archive of who
+// receives it (XEP-0359), one of them, unless want has an id: most plays are about something else.
+func (t *tree) unmarked(want *tree) *tree {
+	if t.name.Local != "message" || want.has(archiveID) {
+		return t
+	}
+	owner, _, _ := strings.Cut(t.attr("to"), "/")
+	return t.without(owner)
+}
+
+var archiveID = xml.Name{Space: ns.StanzaID, Local: "stanza-id"}
+
+func (t *tree) has(name xml.Name) bool {
+	return slices.ContainsFunc(t.children(), func(c *tree) bool { return c.name == name || c.has(name) })
+}
+
+// without is t without the id that it has in an archive, and without those of what is forwarded in it.
+func (t *tree) without(owner string) *tree {
+	content, found := slices.Clone(t.content), false
+	for i, c := range content {
+		if child, ok := c.(*tree); ok && (child.name.Space == ns.Carbons || child.name.Space == ns.Forward || t.name.Space == ns.Forward) {
+			content[i] = child.without(owner)
+		}
+	}
+	content = slices.DeleteFunc(content, func(c any) bool {
+		child, ok := c.(*tree)
+		is := ok && !found && child.name == archiveID && child.attr("by") == owner
+		found = found || is
+		return is
+	})
+	return &tree{t.name, t.attrs, content}
+}
+
 // playPrefixes are those that the expectations of plays may use without a declaration.
 var playPrefixes = map[string]string{"stream": ns.Stream, "e": ns.StanzaErr, "s": ns.StreamErr}
 

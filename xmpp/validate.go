@@ -41,6 +41,7 @@ func (c *Config) Validate(now time.Time) []Problem {
 	v.auth(&c.Auth)
 	v.limits(&c.Limits)
 	v.audit(c)
+	v.oneOf("offline.consume", c.Offline.Consume, "account", "never")
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", c.Log.Format, "text", "json")
 	v.federation(c, local)

@@ -23,6 +23,7 @@ import (
 	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp/admin"
+	"tombolo/xmpp/archive"
 	"tombolo/xmpp/audit"
 	"tombolo/xmpp/auth"
 	"tombolo/xmpp/c2s"
@@ -211,16 +212,25 @@ func (s *Server) openAudit() (*audit.Log, error) {
 }
 
 // build constructs the features. Their order is that of their hooks: who is blocked is not asked
-// about anything else, and offline messages, last in xep.Table, hold what all others let pass.
+// about anything else, what is archived has its id before it is copied, and offline messages, last in
+// xep.Table, hold what all others let pass.
 func (s *Server) build(host *module.Host, registration *xep.Registration) error {
 	limits := s.config.Limits
 	contacts := roster.New(host, roster.Options{
 		MaxItems: int(limits.RosterItems), MaxDirected: int(limits.DirectedPresences),
 		RequestsPerMinute: int(limits.SubscriptionRequestsPerMinute), Counters: s.counters,
 	})
+	offline := xep.NewOffline(host, xep.OfflineOptions{
+		Max: int(limits.OfflineMessages), Consume: s.config.Offline.Consume == "account",
+	})
+	archives := archive.New(host, archive.Options{
+		Enabled: s.config.archived, Retention: s.config.retention,
+		Listed: contacts.Listed, MaySee: contacts.Subscribed, Fetched: offline.Fetched,
+	})
 	s.features = append(c2s.Features(), contacts.Blocking(), contacts.Contacts())
+	s.features = append(s.features, archives.Features()...)
 	for _, construct := range xep.Table(xep.Options{
-		Version: s.options.Version, OfflineMessages: int(limits.OfflineMessages),
+		Version: s.options.Version, Offline: offline,
 		PrivateBytes: int(limits.PrivateData), Registration: registration, MaySeePresence: contacts.Subscribed,
 	}) {
 		f, err := construct(host)

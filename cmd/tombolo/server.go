@@ -131,6 +131,8 @@ func needRestart(old, fresh xmpp.Config) (keys []string) {
 		{"listen", old.Listen, fresh.Listen},
 		{"auth", old.Auth, fresh.Auth},
 		{"limits", old.Limits, fresh.Limits},
+		{"archive", old.Archive, fresh.Archive},
+		{"offline", old.Offline, fresh.Offline},
 		{"audit", old.Audit, fresh.Audit},
 		{"log.format", old.Log.Format, fresh.Log.Format},
 		{"federation.resolver", old.Federation.Resolver, fresh.Federation.Resolver},

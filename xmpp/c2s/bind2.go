@@ -24,7 +24,8 @@ func (s *Server) inline() element.Element {
 
 // bindResource makes the session of a request with <bind/> (XEP-0386 section 3.2), and calls announce
 // with its address and <bound/> before anybody can send to it. Offline messages stay for the initial
-// presence: there is no archive from which the client could get them otherwise.
+// presence, unless the client says that it gets them from the archive: not every client that binds
+// like this knows archives.
 func (r *request) bindResource(announce func(full jid.JID, bound element.Element)) error {
 	full, err := resource(r.account, r.bind.Child("tag", ns.Bind2).Text())
 	if err != nil {
@@ -32,11 +33,9 @@ func (r *request) bindResource(announce func(full jid.JID, bound element.Element
 	}
 	err = r.client.open(full, r.agent, r.exchange.Epoch(), func(u *session.User, s *session.Session) {
 		w := element.Start("bound", ns.Bind2)
-		for child := range r.bind.Children() {
-			for _, i := range r.client.server.Inline {
-				if child.NS() == i.NS {
-					w.Add(i.Enable(u, s, child))
-				}
+		for _, i := range r.client.server.Inline {
+			if asked := wish(r.bind, i.NS); i.Always || !asked.IsZero() {
+				w.Add(i.Enable(u, s, asked))
 			}
 		}
 		enable := r.bind.Child("enable", ns.SM)
@@ -53,6 +52,16 @@ func (r *request) bindResource(announce func(full jid.JID, bound element.Element
 		return &stanza.StreamError{Condition: stanza.StreamResourceConstraint, Text: "too many sessions"}
 	}
 	return err
+}
+
+// wish is what a client asks for in a namespace while it binds.
+func wish(bind element.Element, namespace string) element.Element {
+	for child := range bind.Children() {
+		if child.NS() == namespace {
+			return child
+		}
+	}
+	return element.Element{}
 }
 
 // resource is the client's tag and an identifier of ours, a new one each time; one that is no part of

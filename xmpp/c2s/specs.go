@@ -10,7 +10,7 @@ func Features() []module.Feature {
 		{Spec: "XEP-0198", Name: "Stream Management", Version: "1.6.3", Status: "partial",
 			Note: "with clients, also inline; sessions do not survive the server"},
 		{Spec: "XEP-0386", Name: "Bind 2", Version: "1.1.0", Status: "partial",
-			Note: "offline messages come with the initial presence, and no metadata, as there is no archive yet"},
+			Note: "offline messages come with the initial presence unless the client asks for the archive as it binds"},
 		{Spec: "XEP-0388", Name: "Extensible SASL Profile", Version: "1.0.4", Status: "complete"},
 		{Spec: "XEP-0440", Name: "SASL Channel-Binding Type Capability", Version: "1.0.0", Status: "complete"},
 		{Spec: "XEP-0474", Name: "SASL SCRAM Downgrade Protection", Version: "0.5.0", Status: "complete"},

@@ -82,6 +82,9 @@ func (j *Journal) Open(st stanza.Stanza) (stanza.Stanza, *Entry) {
 	return st.WithCourse(e), e
 }
 
+// Last is the newest id that was given to an archived message.
+func (j *Journal) Last() uint64 { return j.last.Load() }
+
 // Of returns the entry of a message, nil if nothing of it is to be kept.
 func Of(st stanza.Stanza) *Entry {
 	e, _ := st.Course().(*Entry)

@@ -58,6 +58,9 @@ type New func(*Host) (Feature, error)
 type Feature struct {
 	Info Info
 
+	// Serves says whether a domain has the feature; nil: all have it. It concerns what is announced.
+	Serves func(domain string) bool
+
 	// Server and Account are the service discovery features (XEP-0030 section 3) that the
 	// server's domains and its accounts' bare JIDs announce for this feature.
 	Server, Account []string
@@ -97,6 +100,8 @@ type Inline struct {
 	// Enable enables it for a session that is about to be announced, under the user's lock. What it
 	// returns becomes part of <bound/>.
 	Enable func(u hook.User, s hook.Session, request element.Element) element.Element
+	// Always lets Enable be called where the client has not asked, without a request.
+	Always bool
 }
 
 // Scope says to whom a request is addressed.

@@ -34,6 +34,7 @@ type house struct {
 	faults       *storagetest.Faults
 	registration *Registration
 	remote       *mailroom
+	hooks        *hook.Chain
 
 	mu  sync.Mutex
 	now time.Time
@@ -49,6 +50,7 @@ func (m *mailroom) Send(st stanza.Stanza) { m.got <- st }
 type houseOptions struct {
 	Options
 	registration RegistrationOptions
+	offline      OfflineOptions
 	domains      []module.Domain
 }
 
@@ -79,6 +81,7 @@ func newHouse(t testing.TB, o houseOptions) *house {
 		Features: func() []module.Feature { return features }}
 	h.registration = NewRegistration(h.host, o.registration)
 	o.Registration = h.registration
+	o.Offline = NewOffline(h.host, o.offline)
 	o.MaySeePresence = func(u hook.User, who jid.JID) bool { return h.friends[[2]string{u.JID().String(), who.String()}] }
 	hooks := []hook.Hooks{router.OwnHooks()}
 	for _, construct := range Table(o.Options) {
@@ -90,7 +93,8 @@ func newHouse(t testing.TB, o houseOptions) *house {
 		r.Handle(f.IQ)
 		hooks = append(hooks, f.Hooks)
 	}
-	r.Hooks = hook.Join(hooks...)
+	h.hooks = hook.Join(hooks...)
+	r.Hooks = h.hooks
 	journal.Start(r.NotKept)
 	users.Start(r.Hooks, r, journal)
 	return h

@@ -20,8 +20,8 @@ import (
 type Options struct {
 	// Version of the software, told to whom asks (XEP-0092).
 	Version string
-	// OfflineMessages is how many messages are kept for one account; 0: no limit.
-	OfflineMessages int
+	// Offline keeps messages for users who are not there.
+	Offline *Offline
 	// PrivateBytes bounds the private XML of one account, and its vCard; 0: no limit.
 	PrivateBytes int
 	// Registration is the one whose Early features the client streams offer.
@@ -49,7 +49,7 @@ func Table(o Options) []module.New {
 		delayedDelivery,
 		hints,
 		messageCarbons,
-		offlineMessages(o.OfflineMessages),
+		o.Offline.feature,
 	}
 }
 

@@ -50,7 +50,7 @@ func (d *discovery) serverInfo(q *module.Query) {
 		return
 	}
 	w := identity("server", "im")
-	addFeatures(w, d.host.Features(), func(f module.Feature) []string { return f.Server })
+	addFeatures(w, d.host.Features(), q.Target.Domain(), func(f module.Feature) []string { return f.Server })
 	for _, domain := range d.host.Domains() {
 		if domain.Name != q.Target.Domain() {
 			continue
@@ -84,7 +84,7 @@ func (d *discovery) accountInfo(q *module.Query) {
 		q.Fail(stanza.ItemNotFound("there is no such node"))
 	default:
 		w := identity("account", "registered")
-		addFeatures(w, d.host.Features(), func(f module.Feature) []string { return f.Account })
+		addFeatures(w, d.host.Features(), q.Target.Domain(), func(f module.Feature) []string { return f.Account })
 		q.Result(w.Element())
 	}
 }
@@ -140,12 +140,14 @@ func identity(category, typ string) *element.Writer {
 	return w.Close()
 }
 
-// addFeatures adds what of gives of all features, each once and in order, so that the answer is the
-// same every time and its hash with it (XEP-0115).
-func addFeatures(w *element.Writer, all []module.Feature, of func(module.Feature) []string) {
+// addFeatures adds what of gives of all features that a domain has, each once and in order, so that the
+// answer is the same every time and its hash with it (XEP-0115).
+func addFeatures(w *element.Writer, all []module.Feature, domain string, of func(module.Feature) []string) {
 	var names []string
 	for _, f := range all {
-		names = append(names, of(f)...)
+		if f.Serves == nil || f.Serves(domain) {
+			names = append(names, of(f)...)
+		}
 	}
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {

@@ -22,7 +22,7 @@ const (
 	pageBytes    = 256 << 10
 )
 
-// offline keeps messages for users who are not there, and hands them over when they come.
+// Offline keeps messages for users who are not there, and hands them over when they come.
 //
 // No message is lost, doubled or overtaken by a later one. While a hand-over runs, live messages for its
 // session are kept as well (postponed). It reads the store outside the lock, behind the writes of all
@@ -31,10 +31,11 @@ const (
 //
 // A session that outlives a restart takes a message over from here (transfer). For any other one it stays
 // in the store until it has arrived (handed). If its session ends first it waits again.
-type offline struct {
-	host  *module.Host
-	max   int
-	boxes session.Slot[*mailbox]
+type Offline struct {
+	host    *module.Host
+	max     int
+	consume bool
+	boxes   session.Slot[*mailbox]
 }
 
 // A mailbox is what is known in memory of a user's kept messages.
@@ -62,18 +63,27 @@ type handOver struct {
 	began time.Time
 }
 
-// offlineMessages keeps up to max messages for each account; 0: no limit.
-func offlineMessages(max int) module.New {
-	return func(h *module.Host) (module.Feature, error) {
-		o := &offline{host: h, max: max, boxes: session.NewSlot(h.Users, readMailbox)}
-		return module.Feature{
-			Info: module.Info{Spec: "XEP-0160", Name: "Best Practices for Handling Offline Messages",
-				Version: "1.0.1", Status: "complete"},
-			Server: []string{ns.Offline},
-			Hooks: hook.Hooks{Postponed: o.postponed, Undelivered: o.undelivered, Presence: o.presence,
-				SessionRestored: o.restored},
-		}, nil
-	}
+// OfflineOptions are what is configured of messages for users who are not there.
+type OfflineOptions struct {
+	// Max is how many are kept for one account; 0: no limit.
+	Max int
+	// Consume says that Fetched removes those that are in the archive.
+	Consume bool
+}
+
+// NewOffline makes the keeper of messages for users who are not there. Its feature is in Table.
+func NewOffline(h *module.Host, o OfflineOptions) *Offline {
+	return &Offline{host: h, max: o.Max, consume: o.Consume, boxes: session.NewSlot(h.Users, readMailbox)}
+}
+
+func (o *Offline) feature(*module.Host) (module.Feature, error) {
+	return module.Feature{
+		Info: module.Info{Spec: "XEP-0160", Name: "Best Practices for Handling Offline Messages",
+			Version: "1.0.1", Status: "complete"},
+		Server: []string{ns.Offline},
+		Hooks: hook.Hooks{Postponed: o.postponed, Undelivered: o.undelivered, Presence: o.presence,
+			SessionRestored: o.restored},
+	}, nil
 }
 
 func readMailbox(tx storage.Tx, owner jid.JID) (*mailbox, error) {
@@ -83,7 +93,7 @@ func readMailbox(tx storage.Tx, owner jid.JID) (*mailbox, error) {
 
 // undelivered keeps a message. Its sender is told if that fails: with service-unavailable if the
 // user has too many already (XEP-0160 section 2).
-func (o *offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
+func (o *Offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
 	if !st.Lasting() {
 		return hook.Pass
 	}
@@ -96,8 +106,23 @@ func (o *offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
 	return hook.Handled
 }
 
+// Fetched is told, under the user's lock, that a client gets from the archive what it has missed: it is not
+// to get that a second time. What a session is being handed, or has not acknowledged, is left alone.
+func (o *Offline) Fetched(u hook.User) {
+	box := o.boxes.Get(u)
+	if !o.consume || !box.waiting || box.handOver != nil || len(box.out) > 0 {
+		return
+	}
+	owner := u.JID()
+	u.Submit(func(tx storage.Tx) error { return tx.Offline().DeleteArchived(owner) }).Then(func(err error) {
+		if err != nil {
+			o.host.Log.Error("offline messages could not be removed", "account", owner, "err", err)
+		}
+	})
+}
+
 // postponed lets a message wait behind those that its session is being handed, or should be.
-func (o *offline) postponed(u hook.User, st stanza.Stanza, to hook.Session) bool {
+func (o *Offline) postponed(u hook.User, st stanza.Stanza, to hook.Session) bool {
 	box := o.boxes.Get(u)
 	if !box.waiting || !st.Lasting() || !ready(u, to) {
 		return false
@@ -107,18 +132,18 @@ func (o *offline) postponed(u hook.User, st stanza.Stanza, to hook.Session) bool
 }
 
 // presence begins a hand-over to the first session that is ready for messages.
-func (o *offline) presence(u hook.User, s hook.Session, _, _ stanza.Stanza) {
+func (o *Offline) presence(u hook.User, s hook.Session, _, _ stanza.Stanza) {
 	if ready(u, s) {
 		o.begin(u, o.boxes.Get(u), s)
 	}
 }
 
 // restored goes on with a hand-over that a restart has ended.
-func (o *offline) restored(u hook.User, s hook.Session) {
+func (o *Offline) restored(u hook.User, s hook.Session) {
 	o.presence(u, s, stanza.Stanza{}, stanza.Stanza{})
 }
 
-func (o *offline) begin(u hook.User, box *mailbox, to hook.Session) {
+func (o *Offline) begin(u hook.User, box *mailbox, to hook.Session) {
 	if !box.waiting || box.handOver != nil {
 		return
 	}
@@ -133,7 +158,7 @@ func ready(u hook.User, s hook.Session) bool {
 
 // run carries a hand-over through, a page at a time. It waits for the store, so it has a goroutine
 // of its own, which ends at the latest when the store is closed.
-func (o *offline) run(owner jid.JID, h *handOver, given, kept uint64) {
+func (o *Offline) run(owner jid.JID, h *handOver, given, kept uint64) {
 	for {
 		err := o.host.Journal.Barrier()
 		var page []storage.OfflineMessage
@@ -161,7 +186,7 @@ func (o *offline) run(owner jid.JID, h *handOver, given, kept uint64) {
 }
 
 // page reads the next messages, as many as may be in memory at once.
-func (o *offline) page(owner jid.JID, after uint64) (page []storage.OfflineMessage, err error) {
+func (o *Offline) page(owner jid.JID, after uint64) (page []storage.OfflineMessage, err error) {
 	err = o.host.Store.View(func(tx storage.Tx) (err error) {
 		page, err = tx.Offline().List(owner, after, pageMessages)
 		return err
@@ -177,7 +202,7 @@ func (o *offline) page(owner jid.JID, after uint64) (page []storage.OfflineMessa
 
 // give hands the page behind after to the session, and says whether there may be more. The page was read
 // behind all that was kept when kept was counted.
-func (o *offline) give(u *session.User, box *mailbox, after, kept uint64, page []storage.OfflineMessage) (more bool) {
+func (o *Offline) give(u *session.User, box *mailbox, after, kept uint64, page []storage.OfflineMessage) (more bool) {
 	h := box.handOver
 	if !o.recipient(u, h) {
 		return false
@@ -228,7 +253,7 @@ func (o *offline) give(u *session.User, box *mailbox, after, kept uint64, page [
 }
 
 // all are the sessions that a message for the bare JID is for, those in to first.
-func (o *offline) all(u hook.User, to []hook.Session) []hook.Session {
+func (o *Offline) all(u hook.User, to []hook.Session) []hook.Session {
 	for _, s := range u.Sessions() {
 		if ready(u, s) && !slices.Contains(to, s) {
 			to = append(to, s)
@@ -238,7 +263,7 @@ func (o *offline) all(u hook.User, to []hook.Session) []hook.Session {
 }
 
 // transfer gives a message to sessions for good: it does not wait any more.
-func (o *offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineMessage, as element.Element, to []hook.Session) {
+func (o *Offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineMessage, as element.Element, to []hook.Session) {
 	if len(to) == 0 {
 		return
 	}
@@ -254,7 +279,7 @@ func (o *offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineM
 }
 
 // handed learns what became of a message that was given to a session.
-func (o *offline) handed(u hook.User, number uint64, arrived bool) {
+func (o *Offline) handed(u hook.User, number uint64, arrived bool) {
 	box := o.boxes.Get(u)
 	i, found := box.find(number)
 	switch {
@@ -274,7 +299,7 @@ func (o *offline) handed(u hook.User, number uint64, arrived bool) {
 }
 
 // later removes what has arrived, with what else arrives at once.
-func (o *offline) later(u hook.User, box *mailbox) {
+func (o *Offline) later(u hook.User, box *mailbox) {
 	if !box.clearing {
 		box.clearing = true
 		u.After(func() { o.clear(u.JID()) })
@@ -282,7 +307,7 @@ func (o *offline) later(u hook.User, box *mailbox) {
 }
 
 // clear removes what has arrived, together with everything before it, from the store.
-func (o *offline) clear(owner jid.JID) {
+func (o *Offline) clear(owner jid.JID) {
 	err := o.host.Users.Do(owner, func(u *session.User) {
 		box := o.boxes.Get(u)
 		box.clearing = false
@@ -307,7 +332,7 @@ func (o *offline) clear(owner jid.JID) {
 }
 
 // recipient makes sure that the hand-over has a session that is ready, another one if need be.
-func (o *offline) recipient(u hook.User, h *handOver) bool {
+func (o *Offline) recipient(u hook.User, h *handOver) bool {
 	if ready(u, h.to) {
 		return true
 	}

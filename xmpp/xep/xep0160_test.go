@@ -113,7 +113,7 @@ func TestWhatIsKeptSection3(t *testing.T) {
 }
 
 func TestTheSenderIsToldWhatCannotBeKeptSection2(t *testing.T) {
-	h := newHouse(t, houseOptions{Options: Options{OfflineMessages: 2}})
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Max: 2}})
 	h.accounts("juliet@a.test")
 	h.route(note(1))
 	h.route(note(2))
@@ -243,7 +243,7 @@ func TestHandOverIsPaged(t *testing.T) {
 
 // TestWhatComesMeanwhileIsBounded: whoever writes too much during a hand-over is told.
 func TestWhatComesMeanwhileIsBounded(t *testing.T) {
-	h := newHouse(t, houseOptions{Options: Options{OfflineMessages: 2}})
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Max: 2}})
 	h.accounts("juliet@a.test")
 	_, release := h.stall()
 	h.route(note(0))

@@ -191,6 +191,10 @@ func (d *decoder) claim(path string, part *unstable.Node) bool {
 
 // value sets a field from a value; near is the key, for the place of values that have none.
 func (d *decoder) value(field reflect.Value, path string, near, value *unstable.Node) {
+	if field.Kind() == reflect.Pointer { // a value that may be absent
+		field.Set(reflect.New(field.Type().Elem()))
+		field = field.Elem()
+	}
 	at := d.at(near.Raw)
 	if value.Raw.Length > 0 {
 		at = d.at(value.Raw)
@@ -372,9 +376,14 @@ func isText(t reflect.Type) bool {
 
 // valueHint shows a value of a type.
 func valueHint(t reflect.Type) string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch t {
 	case reflect.TypeFor[xmpp.Size]():
 		return `"256kB"`
+	case reflect.TypeFor[xmpp.Lifetime]():
+		return `"365d" or "off"`
 	case reflect.TypeFor[xmpp.Duration]():
 		return `"30s"`
 	case reflect.TypeFor[xmpp.Count]():

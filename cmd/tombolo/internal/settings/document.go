@@ -99,10 +99,13 @@ func kindOf(field reflect.StructField) string {
 	if field.Tag.Get("off") != "" {
 		off = ` or "off"`
 	}
+	if field.Type.Kind() == reflect.Pointer {
+		field.Type = field.Type.Elem()
+	}
 	switch field.Type {
 	case reflect.TypeFor[xmpp.Size]():
 		return "size" + off
-	case reflect.TypeFor[xmpp.Duration]():
+	case reflect.TypeFor[xmpp.Duration](), reflect.TypeFor[xmpp.Lifetime]():
 		return "time" + off
 	case reflect.TypeFor[xmpp.Count]():
 		return "number" + off
@@ -137,6 +140,8 @@ func TOML(value any) string {
 	v := reflect.ValueOf(value)
 	var parts []string
 	switch v.Kind() {
+	case reflect.Pointer:
+		return TOML(v.Elem().Interface())
 	case reflect.String:
 		return quote(v.String())
 	case reflect.Slice:

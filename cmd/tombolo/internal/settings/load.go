@@ -157,7 +157,7 @@ func (f *File) values(v reflect.Value, prefix, table string, all *[]Value) {
 		}
 	}
 	tables(func(name string, field reflect.Value) {
-		if isTable(field.Type()) {
+		if isTable(field.Type()) || field.Kind() == reflect.Pointer && field.IsNil() {
 			return
 		}
 		source := "default"
