@@ -27,6 +27,7 @@ const (
 	pace     = 4 * time.Millisecond // between two messages, on average
 	patience = 30 * time.Second     // for what takes no time
 	settling = 2 * time.Minute      // for everything to be over
+	tooLong  = window + window/4    // away, to resume a session
 )
 
 // A plan is how a run goes. The variable TOMBOLO_CHAOS has words for it: a duration, "seed=N",
@@ -41,7 +42,7 @@ type plan struct {
 }
 
 func newPlan(t *testing.T) plan {
-	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6), accounts: 50}
+	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6), accounts: 50, has: abilities{archive: true}}
 	if os.Getenv("CI") == "true" {
 		p.duration = time.Minute
 	}
@@ -53,8 +54,6 @@ func newPlan(t *testing.T) plan {
 			p.accounts, err = strconv.Atoi(n)
 		} else if word == "durable" {
 			p.has.durable = true
-		} else if word == "archive" {
-			p.has.archive = true
 		} else if word == "stall" {
 			p.stall = true
 		} else if word == "deaf" {
@@ -115,8 +114,8 @@ func TestChaos(t *testing.T) {
 		silence()
 	}
 	work.Wait()
-	t.Logf("%d messages; %d connections reset, %d left silently, %d sessions forgotten, %d left for too long; %d kills, %d terminations",
-		len(w.messages), cuts.resets, cuts.silent, cuts.forgotten, cuts.left, kills, terms)
+	t.Logf("%d messages; %d connections reset, %d left silently, %d closed, %d sessions forgotten, %d left for too long; %d kills, %d terminations",
+		len(w.messages), cuts.resets, cuts.silent, cuts.closed, cuts.forgotten, cuts.left, kills, terms)
 	if t.Failed() {
 		return
 	}
@@ -171,46 +170,63 @@ func (w *world) until(t *testing.T, ctx context.Context, limit time.Duration, wh
 	}
 }
 
-type cuts struct{ resets, silent, forgotten, left int }
+// cuts are what was done to connections.
+type cuts struct{ resets, silent, closed, forgotten, left int }
 
 // cut cuts connections until the context ends.
 func (w *world) cut(ctx context.Context, chance *rand.Rand) (n cuts) {
 	for pause(ctx, time.Duration(chance.ExpFloat64()*float64(50*time.Millisecond))) {
 		d := w.devices[chance.IntN(len(w.devices))]
 		l := loss{silent: chance.IntN(3) == 0, away: time.Duration(chance.IntN(500)) * time.Millisecond}
-		kind := chance.IntN(100)
-		if kind < 10 && w.has.archive {
-			if kind < 7 {
-				l.forgets = true
-			} else {
-				l.away = window + window/3
+		end, _ := ctx.Deadline()
+		switch kind := chance.IntN(100); {
+		case kind < 6:
+			l.forgets = true
+		case kind < 9 && time.Until(end) > tooLong:
+			l.away = tooLong
+		case kind < 12:
+			l = loss{closes: true, away: time.Duration(chance.IntN(3000)) * time.Millisecond}
+			if chance.IntN(2) == 0 && w.lose(d.account.devices[1-int(d.label[0]-'a')], l) { // nobody is there
+				n.closed++
 			}
 		}
-		if d.deaf || !d.lose(l) {
+		if !w.lose(d, l) {
 			continue
 		}
-		switch {
-		case l.forgets:
-			n.forgotten++
-		case l.away > window:
-			n.left++
+		if l.closes {
+			n.closed++
+			continue
 		}
 		if l.silent {
 			n.silent++
 		} else {
 			n.resets++
 		}
+		if l.forgets {
+			n.forgotten++
+		} else if l.away == tooLong {
+			n.left++
+		}
 	}
 	return n
 }
 
+// lose makes a device lose its connection, unless it is the deaf one.
+func (w *world) lose(d *device, l loss) bool { return !d.deaf && d.lose(l) }
+
 // kill kills the server and starts it again, sometimes before everybody is back.
 func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Rand) (kills, terms int) {
-	pace := time.Duration(6000)
+	life := 6 * time.Second
 	if w.server.Stall > 0 {
-		pace *= 3
+		life *= 3
 	}
-	for pause(talking, (300+time.Duration(chance.Int64N(int64(pace))))*time.Millisecond) {
+	next := func() time.Duration {
+		if chance.IntN(4) == 0 {
+			return time.Duration(chance.Int64N(int64(600 * time.Millisecond))) // nobody is back, or not everybody
+		}
+		return time.Second + time.Duration(chance.Int64N(int64(life)))
+	}
+	for pause(talking, next()) {
 		sig := syscall.SIGKILL
 		if (kills+terms)%7 == 1 {
 			sig = syscall.SIGTERM
@@ -274,7 +290,8 @@ func (w *world) report(t *testing.T) {
 	w.mu.Lock()
 	figures, failures := w.figures, w.failures
 	w.mu.Unlock()
-	t.Logf("%d sessions, %d resumed, %d refused; from start to resumed: %s", figures.bound, figures.resumed, figures.refused, spread(figures.back))
+	t.Logf("%d sessions, %d resumed, %d refused, %d of them so young that nothing was acknowledged in them; from start to resumed: %s",
+		figures.bound, figures.resumed, figures.refused, figures.young, spread(figures.back))
 	all, deaf := w.waits()
 	t.Logf("from sent to acknowledged, on one connection: %s", spread(all))
 	if len(deaf) > 0 {

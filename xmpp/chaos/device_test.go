@@ -33,6 +33,7 @@ type device struct {
 	away    time.Duration // how long to stay away after this connection
 	forgets bool          // its session
 	lost    time.Time     // when the last connection was given up
+	late    bool          // it was away for long
 	full    string        // its address
 
 	session  int // how many it has had
@@ -112,6 +113,7 @@ func (d *device) live(ctx context.Context) {
 		d.mu.Lock()
 		away := d.away
 		d.away = 0
+		d.late = d.late || away == tooLong
 		d.mu.Unlock()
 		if away == 0 {
 			away = time.Duration(d.chance.IntN(100)) * time.Millisecond
@@ -191,6 +193,7 @@ type loss struct {
 	silent  bool          // without a word; else by a reset
 	away    time.Duration // 0: the device comes back at once
 	forgets bool          // as a client that is killed: the session cannot be resumed
+	closes  bool          // in an orderly way, which ends the session
 }
 
 // lose loses the connection, if there is one.
@@ -200,8 +203,11 @@ func (d *device) lose(l loss) bool {
 	if d.conn == nil {
 		return false
 	}
-	d.silent, d.away, d.forgets = l.silent, l.away, l.forgets
-	if l.silent {
+	d.silent, d.away, d.forgets = l.silent, l.away, l.forgets || l.closes
+	if l.closes {
+		d.write("</stream:stream>") // what comes until the server has done the same is not acknowledged
+		d.conn.SetReadDeadline(time.Now().Add(patience))
+	} else if l.silent {
 		d.conn.SetReadDeadline(time.Now())
 	} else {
 		tcp := d.conn.(*tls.Conn).NetConn().(*net.TCPConn)
@@ -298,7 +304,7 @@ func (d *device) resumed(c *conversation, e element.Element) error {
 	d.note("resumes with h=%d, is told h=%s, has %d to send again", d.handled, e.Attr("h"), len(d.unacked))
 	d.world.count(func(f *figures) {
 		f.resumed++
-		if life, began := d.world.server.life(); d.life != life && d.life != 0 {
+		if life, began := d.world.server.life(); d.life != life && d.life != 0 && !d.late {
 			f.back = append(f.back, time.Since(began))
 		}
 	})
@@ -311,8 +317,14 @@ func (d *device) refused(failed element.Element) error {
 	defer d.mu.Unlock()
 	away := time.Since(d.lost)
 	d.note("may not resume after %v: %s", away, failed)
-	d.world.count(func(f *figures) { f.refused++ })
-	if failed.Child("item-not-found", ns.StanzaErr).IsZero() || away < window {
+	young := d.acked == 0 // the server may have died before the session was on disk
+	d.world.count(func(f *figures) {
+		f.refused++
+		if young {
+			f.young++
+		}
+	})
+	if failed.Child("item-not-found", ns.StanzaErr).IsZero() || away < window && !young {
 		return wrongly("the session cannot be resumed after %v: %s", away, failed)
 	}
 	if h := failed.Attr("h"); h != "" {
@@ -365,6 +377,7 @@ func (d *device) note(format string, a ...any) {
 // carry lets the connection carry the session: everything that is not acknowledged goes.
 func (d *device) carry(c *conversation) error {
 	d.life, _ = d.world.server.life()
+	d.late = false
 	d.conn = c.conn
 	var b strings.Builder
 	for _, s := range d.unacked {

@@ -35,6 +35,7 @@ type abilities struct{ archive, durable bool }
 // figures are counted while the world goes on.
 type figures struct {
 	bound, resumed, refused int
+	young                   int             // of those refused, sessions in which nothing was acknowledged yet
 	back                    []time.Duration // from the start of the server to a session that is resumed
 }
 
