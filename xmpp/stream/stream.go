@@ -301,13 +301,15 @@ func (s *Stream) turn() error {
 
 // feed hands the top-level elements in p on, one at a time.
 func (s *Stream) feed(p []byte) error {
+	s.probed = false
 	if err := s.spend(len(p), 0); err != nil {
 		return err
 	}
 	if s.Ready() {
 		// A timer that is moved for each stanza costs more than a probe that comes a little early.
-		if quiet := s.role.Timing.Quiet; s.probed || time.Until(s.deadline) < quiet-quiet/8 {
-			s.deadline, s.probed = time.Now().Add(quiet), false
+		quiet := s.role.Timing.Quiet
+		if left := time.Until(s.deadline); left < quiet-quiet/8 || left > quiet {
+			s.deadline = time.Now().Add(quiet)
 		}
 		s.parser.SetLimits(s.role.Limits.After) // by dialback, which no feature's Outcome tells of
 	}
