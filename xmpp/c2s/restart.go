@@ -135,6 +135,9 @@ func (s *Server) Restore() error {
 }
 
 func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unacknowledged, lost session.Lost) error {
+	if len(r.Key) != len(key{}) {
+		return fmt.Errorf("the key has %d bytes", len(r.Key))
+	}
 	o := &outlet{server: s, peer: p.ID, id: key(r.Key), grace: min(r.Grace, s.Resume), asked: true, old: true}
 	parcels := make([]stream.Parcel, 0, len(waiting))
 	for _, m := range waiting {
