@@ -241,6 +241,30 @@ func TestTooManyQueries(t *testing.T) {
 	})
 }
 
+// What waits is bounded in bytes, too: a query may be as large as a stanza.
+func TestTooLargeQueries(t *testing.T) {
+	h := newHouse(t)
+	c := h.login("balcony")
+	large := "<x xmlns='urn:test'>" + strings.Repeat("x", 100<<10) + "</x>"
+	for i := range maxUnread + 20 {
+		c.ask(fmt.Sprint(i), large)
+		if i < maxUnread {
+			c.page()
+		}
+	}
+	h.do(func(u *session.User) {
+		size := 0
+		for _, p := range h.boxes.Get(u).pagers {
+			for _, q := range p.waiting {
+				size += len(q.Element.String())
+			}
+		}
+		if size == 0 || size > maxAsked {
+			t.Errorf("%d bytes of queries wait", size)
+		}
+	})
+}
+
 // What a session did not get of a page is in the archive still: it is no message for anybody else.
 func TestLostResultsAreNotSentOn(t *testing.T) {
 	h := newHouse(t)

@@ -20,14 +20,16 @@ import (
 const (
 	pageBytes  = 256 << 10
 	chunk      = 25
-	maxWaiting = 100 // queries of a session that wait for their turn
-	maxUnread  = 4   // pages that a session was sent and has not got
+	maxWaiting = 100       // queries of a session that wait for their turn
+	maxAsked   = 256 << 10 // bytes of them, unless it is one
+	maxUnread  = 4         // pages that a session was sent and has not got
 )
 
 // A pager answers the queries of one session, one after the other, and goes on when the client has read:
 // so a client that asks faster than it reads does not fill its queue.
 type pager struct {
 	waiting []asked
+	bytes   int  // of waiting
 	busy    bool // a page is being read
 	unread  int  // pages on their way
 }
@@ -35,6 +37,7 @@ type pager struct {
 type asked struct {
 	*module.Query
 	request
+	size int
 }
 
 // query takes a request for a page. A client that gets its messages like this before it becomes
@@ -60,13 +63,15 @@ func (a *Archive) query(q *module.Query) {
 			p = new(pager)
 			b.pagers[s] = p
 		}
-		if full = len(p.waiting) >= maxWaiting; full {
+		size := len(q.Element.String())
+		if full = len(p.waiting) >= maxWaiting || p.bytes > 0 && p.bytes+size > maxAsked; full {
 			return
 		}
 		if !s.Available() {
 			a.options.Fetched(u)
 		}
-		p.waiting = append(p.waiting, asked{q, r})
+		p.waiting = append(p.waiting, asked{q, r, size})
+		p.bytes += size
 		a.next(u, s, p)
 	})
 	switch {
@@ -86,6 +91,7 @@ func (a *Archive) next(u hook.User, s hook.Session, p *pager) {
 	}
 	q := p.waiting[0]
 	p.waiting = slices.Delete(p.waiting, 0, 1)
+	p.bytes -= q.size
 	p.busy = true
 	horizon := a.host.Journal.Last()
 	u.After(func() { go a.answer(s, p, q, horizon) })
