@@ -48,7 +48,7 @@ func Table(o Options) []module.New {
 		oldSession,
 		delayedDelivery,
 		hints,
-		messageCarbons,
+		messageCarbons(o.Offline),
 		o.Offline.feature,
 	}
 }

@@ -24,9 +24,10 @@ const (
 
 // Offline keeps messages for users who are not there, and hands them over when they come.
 //
-// No message is lost, doubled or overtaken by a later one. While a hand-over runs, live messages for its
-// session are kept as well (postponed). It reads the store outside the lock, behind the writes of all
-// messages that were to be kept before (run), and gives each page to the session under the lock (give).
+// No message is lost, doubled or overtaken by a later one. While a hand-over runs, live messages for whatever
+// session, and copies of them, are kept as well (postponed): else one for a device would overtake those for all of
+// them. It reads the store outside the lock, behind the writes of all messages that were to be kept before (run),
+// and gives each page to the session, and what came meanwhile to all whom it is for, under the lock (give).
 // If the user leaves meanwhile the rest waits for the next time.
 //
 // A session that outlives a restart takes a message over from here (transfer). For any other one it stays
@@ -36,6 +37,7 @@ type Offline struct {
 	max     int
 	consume bool
 	boxes   session.Slot[*mailbox]
+	copied  func(u *session.User, st stanza.Stanza, to []hook.Session) []hook.Session // who gets a copy that was postponed
 }
 
 // A mailbox is what is known in memory of a user's kept messages.
@@ -122,14 +124,23 @@ func (o *Offline) Fetched(u hook.User) {
 	})
 }
 
-// postponed lets a message wait behind those that its session is being handed, or should be.
+// postponed lets a message wait behind those that a session is being handed, or should be. One whose client wants
+// only what is for itself gets nothing of these, and so does not wait.
 func (o *Offline) postponed(u hook.User, st stanza.Stanza, to hook.Session) bool {
 	box := o.boxes.Get(u)
-	if !box.waiting || !st.Lasting() || !ready(u, to) {
+	if !box.waiting || !st.Lasting() || aside(u, to) {
 		return false
 	}
-	o.begin(u, box, to)
-	return st.To.IsBare() || box.handOver.to == to || !ready(u, box.handOver.to)
+	if box.handOver != nil {
+		return o.recipient(u, box.handOver)
+	}
+	for _, s := range u.Sessions() {
+		if ready(u, s) {
+			o.begin(u, box, s)
+			return true
+		}
+	}
+	return false
 }
 
 // presence begins a hand-over to the first session that is ready for messages.
@@ -156,6 +167,9 @@ func (o *Offline) begin(u hook.User, box *mailbox, to hook.Session) {
 func ready(u hook.User, s hook.Session) bool {
 	return s.Available() && s.Priority() >= 0 && u.Session(s.JID()) == s
 }
+
+// aside says whether a session is available, and not ready.
+func aside(u hook.User, s hook.Session) bool { return s.Available() && !ready(u, s) }
 
 // run carries a hand-over through, a page at a time. It waits for the store, so it has a goroutine
 // of its own, which ends at the latest when the store is closed.
@@ -238,19 +252,31 @@ func (o *Offline) give(u *session.User, box *mailbox, after, kept uint64, page [
 		if !m.Received.After(h.began) && !stanza.Delayed(e, u.JID()) {
 			e = stanza.Delay(e, u.JID().Server(), m.Received)
 		}
-		to := []hook.Session{h.to}
-		if m.Received.After(h.began) && st.To.IsBare() {
-			to = o.all(u, to) // live, if the hand-over had not been under way
-		}
-		if h.to.Resumable() {
-			o.transfer(u, st, m, e, to)
+		to, copied := o.whom(u, h, m, st)
+		if to[0].Resumable() {
+			o.transfer(u, st, m, e, to, copied)
 			continue
 		}
 		box.out = slices.Insert(box.out, i, given{number: m.Number})
-		h.to.Hand(e, func(u hook.User, arrived bool) { o.handed(u, m.Number, arrived) })
-		o.transfer(u, st, storage.OfflineMessage{ID: m.ID}, e, to[1:])
+		to[0].Hand(e, func(u hook.User, arrived bool) { o.handed(u, m.Number, arrived) })
+		o.transfer(u, st, storage.OfflineMessage{ID: m.ID}, e, to[1:], copied)
 	}
 	return true
+}
+
+// whom are the sessions that get a message that has waited, and those that get a copy of it: the one that it is
+// for; else, if it would have been live had no hand-over been under way, all of them; else the hand-over's.
+func (o *Offline) whom(u *session.User, h *handOver, m storage.OfflineMessage, st stanza.Stanza) (to, copied []hook.Session) {
+	if s := u.Session(st.To); s != nil {
+		to = []hook.Session{s}
+		return to, o.copied(u, st, to)
+	}
+	to = []hook.Session{h.to}
+	if !m.Received.After(h.began) {
+		return to, nil
+	}
+	to = o.all(u, to)
+	return to, o.copied(u, st, to)
 }
 
 // all are the sessions that a message for the bare JID is for, those in to first.
@@ -263,9 +289,10 @@ func (o *Offline) all(u hook.User, to []hook.Session) []hook.Session {
 	return to
 }
 
-// transfer gives a message to sessions for good: it does not wait any more.
-func (o *Offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineMessage, as element.Element, to []hook.Session) {
-	if len(to) == 0 {
+// transfer gives a message to sessions, and copies of it to others, for good: it does not wait any more, unless
+// it has no number here.
+func (o *Offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineMessage, as element.Element, to, copied []hook.Session) {
+	if len(to)+len(copied) == 0 {
 		return
 	}
 	st, entry := o.host.Journal.Open(st)
@@ -275,7 +302,7 @@ func (o *Offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineM
 	if m.Number != 0 {
 		entry.Taken(u.JID(), m.Number)
 	}
-	u.Pass(st.WithElement(as), to, nil, false)
+	u.Pass(st.WithElement(as), to, copied, m.Number == 0)
 	entry.Submit(st, u.Submit)
 }
 

@@ -253,6 +253,85 @@ func TestHandOverToSomebodyWithCopies(t *testing.T) {
 	second.nothing()
 }
 
+// TestHandOverKeepsTheOrder: while messages for everybody wait for a hand-over, one for a device waits behind
+// them, wherever the hand-over goes, and so do the copies of it that others get. So each device gets what it
+// gets in the order of the archive, also one that becomes available on the way.
+func TestHandOverKeepsTheOrder(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	first, second, late := h.bind("juliet@a.test/1"), h.bind("juliet@a.test/2"), h.bind("juliet@a.test/3")
+	silent := h.bind("juliet@a.test/4")
+	first.copies()
+	second.copies()
+	silent.copies()
+	first.presence("<presence/>")
+	second.presence("<presence/>")
+	h.pass(time.Second)
+	to := func(n int, c *client) {
+		h.route(strings.Replace(note(n), "to='juliet@a.test'", "to='"+c.s.JID().String()+"'", 1))
+	}
+	h.route(note(2))
+	to(3, second)
+	h.route(note(4))
+	to(5, first)
+	to(6, late)
+	to(7, silent)
+	h.route(note(8))
+	late.presence("<presence/>")
+	for _, c := range []*client{first, second, late, silent} {
+		c.nothing()
+	}
+	release()
+	for name, c := range map[string]struct {
+		*client
+		want string
+	}{
+		"first":  {first, "m1 m2 copy-m3 m4 m5 copy-m6 copy-m7 m8"},
+		"second": {second, "m2 m3 m4 copy-m5 copy-m6 copy-m7 m8"},
+		"late":   {late, "m2 m4 m6 m8"},
+		"silent": {silent, "copy-m2 copy-m3 copy-m4 copy-m5 copy-m6 m7 copy-m8"},
+	} {
+		var got []string
+		for range strings.Fields(c.want) {
+			st := c.next()
+			if id := copied(st, "received"); id != "" {
+				got = append(got, "copy-"+id)
+			} else {
+				got = append(got, st.ID)
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s got %q, want %q", name, got, c.want)
+		}
+		c.nothing()
+	}
+}
+
+// TestHandOverToWhoHasLeft: what has waited for one device, which is gone when it is its turn, is for all.
+func TestHandOverToWhoHasLeft(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	first, second, gone := h.bind("juliet@a.test/1"), h.bind("juliet@a.test/2"), h.bind("juliet@a.test/3")
+	first.presence("<presence/>")
+	second.presence("<presence/>")
+	h.pass(time.Second)
+	h.route(strings.Replace(note(2), "to='juliet@a.test'", "to='juliet@a.test/3'", 1))
+	gone.end()
+	release()
+	for _, want := range []string{"m1", "m2"} {
+		if got := first.next(); got.ID != want {
+			t.Errorf("got %s, want %s", got.Element, want)
+		}
+	}
+	if got := second.next(); got.ID != "m2" {
+		t.Errorf("the second got %s", got.Element)
+	}
+}
+
 func TestHandOverIsPaged(t *testing.T) {
 	h := newHouse(t, houseOptions{})
 	h.accounts("juliet@a.test")

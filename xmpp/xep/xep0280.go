@@ -40,9 +40,15 @@ type spoken struct {
 	sent bool
 }
 
-func messageCarbons(h *module.Host) (module.Feature, error) {
+// messageCarbons are told by o of messages that were postponed.
+func messageCarbons(o *Offline) module.New {
+	return func(h *module.Host) (module.Feature, error) { return newCarbons(h, o) }
+}
+
+func newCarbons(h *module.Host, o *Offline) (module.Feature, error) {
 	c := &carbons{host: h, seed: maphash.MakeSeed(), talked: session.NewSlot(h.Users,
 		func(storage.Tx, jid.JID) (*talk, error) { return nil, nil })}
+	o.copied = c.copiedLater
 	return module.Feature{
 		Info:   module.Info{Spec: "XEP-0280", Name: "Message Carbons", Version: "1.0.1", Status: "complete"},
 		Server: []string{ns.Carbons, ns.CarbonRules},
@@ -99,7 +105,8 @@ func (c *carbons) outgoing(u hook.User, from hook.Session, st *stanza.Stanza) ho
 	return hook.Pass
 }
 
-// copied are the sessions that get a copy of what others of the user receive (section 7).
+// copied are the sessions that get a copy of what others of the user receive (section 7). While the message itself
+// is postponed, so are the copies for all who will get something from the hand-over.
 func (c *carbons) copied(u hook.User, st stanza.Stanza, to []hook.Session) (copied []hook.Session) {
 	if !c.wanted(u, st.From) || !c.eligible(u, st, false) {
 		return nil
@@ -107,21 +114,39 @@ func (c *carbons) copied(u hook.User, st stanza.Stanza, to []hook.Session) (copi
 	addressed := u.Session(st.To) != nil
 	present, postponed := false, false
 	for _, s := range bound(u) {
-		if ready(u, s) {
+		if s.JID() == st.To || !addressed && ready(u, s) {
 			present = true
-			postponed = postponed || !addressed && !slices.Contains(to, hook.Session(s))
+			postponed = postponed || !slices.Contains(to, hook.Session(s))
 		}
 	}
 	for _, s := range bound(u) {
 		switch {
-		case !s.Enabled(ns.Carbons), s.JID() == st.From, s.JID() == st.To, slices.Contains(to, hook.Session(s)):
-		case !addressed && ready(u, s): // it gets the message itself, after those that wait
-		case !addressed && (!present || postponed) && !s.Available(): // when it becomes available
+		case !c.copies(s, st, to):
+		case postponed && !aside(u, s):
+		case !present && !s.Available(): // when it becomes available
 		default:
 			copied = append(copied, s)
 		}
 	}
 	return copied
+}
+
+// copiedLater are those whose copies were postponed with a message that others are about to get.
+func (c *carbons) copiedLater(u *session.User, st stanza.Stanza, to []hook.Session) (copied []hook.Session) {
+	if !c.wanted(u, st.From) || !c.eligible(u, st, false) {
+		return nil
+	}
+	for _, s := range bound(u) {
+		if c.copies(s, st, to) && !aside(u, s) {
+			copied = append(copied, s)
+		}
+	}
+	return copied
+}
+
+// copies says whether a session wants a copy of what others get.
+func (c *carbons) copies(s *session.Session, st stanza.Stanza, to []hook.Session) bool {
+	return s.Enabled(ns.Carbons) && s.JID() != st.From && s.JID() != st.To && !slices.Contains(to, hook.Session(s))
 }
 
 // wanted says whether a session wants copies, other than the one where the message comes from.
