@@ -66,17 +66,21 @@ func New(h *module.Host, o Options) *Archive {
 	return a
 }
 
-func readBox(tx storage.Tx, owner jid.JID) (*box, error) {
-	b := new(box)
-	oldest, newest, err := tx.Archive().Bounds(owner)
-	switch {
-	case err == nil:
-		b.oldest, b.newest = mark{oldest.ID, oldest.At}, mark{newest.ID, newest.At}
-	case !errors.Is(err, storage.ErrNotFound):
+func readBox(tx storage.Tx, owner jid.JID) (b *box, err error) {
+	b = new(box)
+	if b.oldest, b.newest, err = readBounds(tx, owner); err != nil {
 		return nil, err
 	}
 	b.preferences, err = readPreferences(tx, owner)
 	return b, err
+}
+
+func readBounds(tx storage.Tx, owner jid.JID) (oldest, newest mark, err error) {
+	first, last, err := tx.Archive().Bounds(owner)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return oldest, newest, err
+	}
+	return mark{first.ID, first.At}, mark{last.ID, last.At}, nil
 }
 
 // Features are what the server says of its archives, in the order of their hooks.

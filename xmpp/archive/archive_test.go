@@ -432,6 +432,42 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// What was written while the clock was ahead is young for long, and does not keep what is behind it; and what was
+// written while it was behind may be the newest.
+func TestRetentionAfterWrongClock(t *testing.T) {
+	h := newHouse(t)
+	h.retention = 24 * time.Hour
+	h.hear("old")
+	h.pass(1000 * time.Hour)
+	h.hear("of the future")
+	h.pass(-1000 * time.Hour)
+	h.hear("old")
+	h.pass(20 * time.Hour)
+	h.hear("young")
+	h.pass(-20 * time.Hour)
+	h.hear("old, and the newest")
+	h.pass(25 * time.Hour)
+	c := h.login("balcony") // so that the account is in memory
+	h.write(func(storage.Tx) error { return nil })
+	if err := h.purgeAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.ask("q", "")
+	bodies, iq := c.page()
+	if !slices.Equal(bodies, []string{"of the future", "young"}) {
+		t.Errorf("%q are left", bodies)
+	}
+	set := iq.Child("fin", ns.MAM).Child("set", ns.RSM)
+	h.do(func(u *session.User) {
+		metadata := h.describe(u)
+		for name, end := range map[string]string{"start": "first", "end": "last"} {
+			if got, want := metadata.Child(name, ns.MAM).Attr("id"), set.Child(end, ns.RSM).Text(); got != want {
+				t.Errorf("the archive has its %s at %s, want %s", name, got, want)
+			}
+		}
+	})
+}
+
 // Retention ends when the server does.
 func TestRetentionEnds(t *testing.T) {
 	h := newHouse(t)

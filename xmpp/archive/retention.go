@@ -84,16 +84,17 @@ func (a *Archive) accounts(domain string) (all []jid.JID, err error) {
 	return all, err
 }
 
-// purge removes what is older than a time from an archive, and says how many messages that were.
+// purge removes what is older than a time from an archive, and says how many messages that were. They are not always
+// those of the lowest ids: the clock may have been wrong.
 func (a *Archive) purge(ctx context.Context, owner jid.JID, before time.Time) (total int, err error) {
 	for ctx.Err() == nil {
 		old := false
 		err := a.host.Store.View(func(tx storage.Tx) error {
-			oldest, _, err := tx.Archive().Bounds(owner)
-			old = err == nil && oldest.At.Before(before)
+			page, err := tx.Archive().Page(owner, storage.ArchiveQuery{End: before.Add(-1), Max: 1})
+			old = len(page.Messages) > 0
 			return err
 		})
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		if err != nil {
 			return total, err
 		}
 		if !old {
@@ -128,13 +129,9 @@ func (a *Archive) shorten(owner jid.JID, before time.Time) error {
 		if err := a.host.Journal.Barrier(); err != nil {
 			return err
 		}
-		var oldest mark
-		err := a.host.Store.View(func(tx storage.Tx) error {
-			m, _, err := tx.Archive().Bounds(owner)
-			oldest = mark{m.ID, m.At}
-			if errors.Is(err, storage.ErrNotFound) {
-				return nil
-			}
+		var oldest, newest mark
+		err := a.host.Store.View(func(tx storage.Tx) (err error) {
+			oldest, newest, err = readBounds(tx, owner)
 			return err
 		})
 		if err != nil {
@@ -147,8 +144,9 @@ func (a *Archive) shorten(owner jid.JID, before time.Time) error {
 				again = true
 				return
 			}
-			if b.oldest = oldest; oldest.id == 0 {
-				b.newest = mark{}
+			b.oldest = oldest
+			if b.newest.at.Before(before) {
+				b.newest = newest
 			}
 		})
 		if errors.Is(err, storage.ErrNotFound) { // the account is gone
