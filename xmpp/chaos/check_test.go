@@ -44,20 +44,11 @@ func (a *archive) add(id string, m *message) error {
 	return nil
 }
 
-// readArchives reads the archives of all users. While there are none, they are what should be in them.
+// readArchives reads the archives of all users.
 func (w *world) readArchives(ctx context.Context) (map[*account]*archive, error) {
 	all := make(map[*account]*archive)
 	for _, a := range w.accounts {
 		all[a] = newArchive()
-	}
-	if !w.has.archive {
-		for _, m := range w.all() {
-			_ = all[m.to].add(m.origin, m)
-			_ = all[m.sender.account].add(m.origin, m)
-		}
-		return all, nil
-	}
-	for _, a := range w.accounts {
 		if err := w.readArchive(ctx, a, all[a]); err != nil {
 			return nil, fmt.Errorf("archive of %s: %w", a.name, err)
 		}
@@ -177,7 +168,7 @@ func (v *verdict) device(d *device) {
 		paged           bool
 	}
 	all := make(map[string]*seen)
-	place := make(map[string]int) // of the last one of each thread, in the session
+	place := make(map[string]int) // of the last one of each thread and address, in the session
 	session := 0
 	for _, s := range d.sightings {
 		if archive.what[s.id] != s.message {
@@ -207,7 +198,7 @@ func (v *verdict) device(d *device) {
 		}
 		is.live, is.inSession = is.live+1, s.session
 		if !s.late {
-			here, thread := archive.place[s.id], s.message.thread()
+			here, thread := archive.place[s.id], s.message.thread()+" "+s.message.address
 			if before, ok := place[thread]; ok && before > here {
 				v.wrongly(s.message, "came to %s behind %s", d.name(), archive.what[archive.ids[before]].origin)
 			}
@@ -248,8 +239,8 @@ func (v *verdict) gaps(d *device, archive *archive) {
 	}
 }
 
-// outOfOrder counts the messages that came to a device before one that the archive has earlier, in
-// whatever thread. Only within a thread is there an order that people could see.
+// outOfOrder counts the messages that came to a device behind one that the archive has later. Within a
+// thread there is none, except that one to a device's own address does not wait for offline messages.
 func (v *verdict) outOfOrder(d *device) (n int) {
 	session, last := 0, -1
 	for _, s := range d.seen() {

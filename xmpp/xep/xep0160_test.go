@@ -13,6 +13,7 @@ import (
 	"tombolo/storage"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
+	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
 )
 
@@ -219,6 +220,39 @@ func TestHandOverGoesOnWithAnotherSession(t *testing.T) {
 	}
 }
 
+// TestHandOverToSomebodyWithCopies: who becomes available during a hand-over gets what has come meanwhile
+// from it, and no copy of that before (XEP-0280 section 7).
+func TestHandOverToSomebodyWithCopies(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	first, second := h.bind("juliet@a.test/1"), h.bind("juliet@a.test/2")
+	for _, c := range []*client{first, second} {
+		if err := h.host.Users.Do(c.s.JID().Bare(), func(*session.User) { c.s.Enable(ns.Carbons, true) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first.presence("<presence/>")
+	h.pass(time.Second)
+	h.route(note(2))
+	second.presence("<presence/>")
+	h.route(note(3))
+	release()
+	for n := 1; n <= 3; n++ {
+		if got := first.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("message %d is %s", n, got.Element)
+		}
+	}
+	for n := 2; n <= 3; n++ {
+		if got := second.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("message %d is %s at the second", n, got.Element)
+		}
+	}
+	first.nothing()
+	second.nothing()
+}
+
 func TestHandOverIsPaged(t *testing.T) {
 	h := newHouse(t, houseOptions{})
 	h.accounts("juliet@a.test")
@@ -382,5 +416,89 @@ func TestLoginAgainstArrivingMessages(t *testing.T) {
 	}
 	if len(h.remote.got) > 0 {
 		t.Errorf("a sender was told: %s", (<-h.remote.got).Element)
+	}
+}
+
+// TestFetchedBesideASessionThatIsBackFromARestart: what that one is still to get is left for it.
+func TestFetchedBesideASessionThatIsBackFromARestart(t *testing.T) {
+	owner := jid.MustParse("juliet@a.test")
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Consume: true}})
+	h.accounts("juliet@a.test")
+	h.write(func(tx storage.Tx) error {
+		return tx.Messages().Add(storage.Message{At: h.clock(), Stanza: note(1), Offline: owner,
+			Archived: []storage.Archived{{Owner: owner, ID: 1, With: jid.MustParse("romeo@far.test/x")}}})
+	})
+	old := h.bind("juliet@a.test/old")
+	err := h.host.Users.Do(owner, func(u *session.User) {
+		old.s.SetPresence(parse(t, "<presence/>")) // as session.Registry.Restore does
+		h.offline.Fetched(u)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := h.stored("juliet@a.test"); len(kept) != 1 {
+		t.Errorf("%d messages are left", len(kept))
+	}
+	old.presence("<presence/>")
+	if got := old.next(); got.ID != "m1" {
+		t.Errorf("got %s", got.Element)
+	}
+}
+
+// TestFetchedFromTheArchive: what a client gets from the archive waits no more; what is not there does, and so does
+// what a session is being handed.
+func TestFetchedFromTheArchive(t *testing.T) {
+	owner := jid.MustParse("juliet@a.test")
+	for name, c := range map[string]struct {
+		consume, handing bool
+		want             []string
+	}{
+		"consumed":          {true, false, []string{"m2"}},
+		"never":             {false, false, []string{"m1", "m2", "m3"}},
+		"while handed over": {true, true, []string{"m1", "m2", "m3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, houseOptions{offline: OfflineOptions{Consume: c.consume}})
+			h.accounts("juliet@a.test")
+			h.write(func(tx storage.Tx) error {
+				for n := 1; n <= 3; n++ {
+					m := storage.Message{At: h.clock(), Stanza: note(n), Offline: owner}
+					if n != 2 {
+						m.Archived = []storage.Archived{{Owner: owner, ID: uint64(n), With: jid.MustParse("romeo@far.test/x")}}
+					}
+					if err := tx.Messages().Add(m); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			juliet := h.bind("juliet@a.test/balcony")
+			stalled, release := h.stall()
+			fetch := func() {
+				if err := h.host.Users.Do(owner, func(u *session.User) { h.offline.Fetched(u) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.handing {
+				h.host.Store.Submit(func(storage.Tx) error { return nil }) // the hand-over stands behind it
+				<-stalled
+				juliet.presence("<presence/>")
+				fetch()
+			} else {
+				fetch()
+				juliet.presence("<presence/>")
+			}
+			release()
+			for _, id := range c.want {
+				if got := juliet.next(); got.ID != id {
+					t.Errorf("got %s, want %s", got.Element, id)
+				}
+			}
+			h.route(note(4))
+			if got := juliet.next(); got.ID != "m4" {
+				t.Errorf("got %s after the hand-over", got.Element)
+			}
+			eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+		})
 	}
 }
