@@ -48,6 +48,7 @@ type box struct {
 	preferences    *preferences
 	oldest, newest mark
 	pagers         map[hook.Session]*pager
+	reading        bool // a page, for one of them
 }
 
 // A mark is a place in an archive; its id is 0 where there is none.
@@ -226,33 +227,43 @@ func (a *Archive) bound(u hook.User, _ hook.Session, asked element.Element) elem
 // describe says how far the archive of a user reaches (section 5). The newest messages may not be on disk
 // yet; a device that believed itself up to date without them would miss them.
 func (a *Archive) describe(u hook.User) element.Element {
-	w, b := element.Start("metadata", ns.MAM), a.boxes.Get(u)
+	b := a.boxes.Get(u)
+	return a.bounds(u.JID(), b.oldest, b.newest)
+}
+
+func (a *Archive) bounds(owner jid.JID, oldest, newest mark) element.Element {
+	w := element.Start("metadata", ns.MAM)
 	for _, end := range []struct {
 		name string
 		mark
-	}{{"start", b.oldest}, {"end", b.newest}} {
+	}{{"start", oldest}, {"end", newest}} {
 		if end.id != 0 {
-			w.Open(end.name, ns.MAM).Attr("id", a.host.Journal.StanzaID(u.JID(), end.id)).
+			w.Open(end.name, ns.MAM).Attr("id", a.host.Journal.StanzaID(owner, end.id)).
 				Attr("timestamp", dateTime(end.at)).Close()
 		}
 	}
 	return w.Element()
 }
 
-// metadata answers when what it tells of is on disk.
+// metadata answers with what is on disk when all messages until now are, or could not be written.
 func (a *Archive) metadata(q *module.Query) {
-	var metadata element.Element
+	answer := func() {
+		var oldest, newest mark
+		err := a.host.Journal.Barrier()
+		if err == nil {
+			err = a.host.Store.View(func(tx storage.Tx) (err error) {
+				oldest, newest, err = readBounds(tx, q.Target)
+				return err
+			})
+		}
+		if err != nil {
+			q.Fail(err)
+			return
+		}
+		q.Result(a.bounds(q.Target, oldest, newest))
+	}
 	err := a.host.Users.Do(q.Target, func(u *session.User) {
-		metadata = a.describe(u)
-		u.After(func() {
-			go func() {
-				if err := a.host.Journal.Barrier(); err != nil {
-					q.Fail(err)
-					return
-				}
-				q.Result(metadata)
-			}()
-		})
+		u.After(func() { go answer() })
 	})
 	if err != nil {
 		q.Fail(err)

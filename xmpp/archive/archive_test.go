@@ -151,8 +151,8 @@ func TestPageWaitsForWhatWasSaidBefore(t *testing.T) {
 	c.acknowledge()
 	h.write(func(storage.Tx) error { return nil })
 	h.do(func(u *session.User) {
-		if p := h.boxes.Get(u).pagers[c.s]; !p.busy || len(p.waiting) != 0 {
-			t.Errorf("the query is not being answered: %+v", p)
+		if b := h.boxes.Get(u); !b.reading || len(b.pagers[c.s].waiting) != 0 {
+			t.Errorf("the query is not being answered: %+v", b.pagers[c.s])
 		}
 	})
 	select {
@@ -208,7 +208,7 @@ func TestClientThatAsksFasterThanItReads(t *testing.T) {
 	}
 	h.write(func(storage.Tx) error { return nil })
 	h.do(func(u *session.User) {
-		if p := h.boxes.Get(u).pagers[c.s]; p.busy || p.unread != maxUnread || len(p.waiting) != queries-maxUnread {
+		if b, p := h.boxes.Get(u), h.boxes.Get(u).pagers[c.s]; b.reading || p.unread != maxUnread || len(p.waiting) != queries-maxUnread {
 			t.Errorf("%d pages are unread, %d queries wait", p.unread, len(p.waiting))
 		}
 	})
@@ -263,6 +263,69 @@ func TestTooLargeQueries(t *testing.T) {
 			t.Errorf("%d bytes of queries wait", size)
 		}
 	})
+}
+
+// However many sessions an account has, they take the place of one reader from others; each has its turn, also
+// when the one that was read for has ended.
+func TestOneReaderOfAnAccount(t *testing.T) {
+	h := newHouse(t)
+	h.hear("1")
+	clients := []*client{h.login("a"), h.login("b"), h.login("c")}
+	stalled, release := h.faults.Stall()
+	defer release()
+	h.hear("2")
+	<-stalled // pages have to wait
+	for _, c := range clients {
+		c.ask("q", "")
+		c.ask("r", "")
+	}
+	h.do(func(u *session.User) {
+		waiting := 0
+		for _, p := range h.boxes.Get(u).pagers {
+			waiting += len(p.waiting)
+		}
+		if want := 2*len(clients) - 1; waiting != want {
+			t.Errorf("%d queries wait, want %d", waiting, want)
+		}
+	})
+	h.host.Users.End(clients[0].s, nil)
+	release()
+	for _, c := range clients[1:] {
+		for _, id := range []string{"q", "r"} {
+			if bodies, iq := c.page(); !slices.Equal(bodies, []string{"1", "2"}) || iq.Attr("id") != id {
+				t.Errorf("got %q, %s", bodies, iq)
+			}
+		}
+	}
+}
+
+// What could not be written is not the end of the archive.
+func TestMetadataAfterAFailedCommit(t *testing.T) {
+	h := newHouse(t)
+	c := h.login("balcony")
+	h.hear("1")
+	h.write(func(storage.Tx) error { return nil })
+	h.faults.FailNext(fmt.Errorf("disk: %w", storage.ErrNoSpace))
+	h.hear("2")
+	if err := h.host.Journal.Barrier(); err != nil {
+		t.Fatal(err)
+	}
+	c.ask("q", "")
+	_, page := c.page()
+	e, err := element.ParseOne(fmt.Sprintf("<iq type='get' id='m' from='%s' to='%s'><metadata xmlns='%s'/></iq>", c.s.JID(), juliet, ns.MAM), ns.Client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := stanza.Parse(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.do(func(u *session.User) { u.Route(st) })
+	_, iq := c.page()
+	want := page.Child("fin", ns.MAM).Child("set", ns.RSM).Child("last", ns.RSM).Text()
+	if got := iq.Child("metadata", ns.MAM).Child("end", ns.MAM).Attr("id"); got != want || want == "" {
+		t.Errorf("the archive ends with %s, want %s", got, want)
+	}
 }
 
 // What a session did not get of a page is in the archive still: it is no message for anybody else.

@@ -29,9 +29,8 @@ const (
 // so a client that asks faster than it reads does not fill its queue.
 type pager struct {
 	waiting []asked
-	bytes   int  // of waiting
-	busy    bool // a page is being read
-	unread  int  // pages on their way
+	bytes   int // of waiting
+	unread  int // pages on their way
 }
 
 type asked struct {
@@ -72,7 +71,7 @@ func (a *Archive) query(q *module.Query) {
 		}
 		p.waiting = append(p.waiting, asked{q, r, size})
 		p.bytes += size
-		a.next(u, s, p)
+		a.next(u, b, s, p)
 	})
 	switch {
 	case err != nil:
@@ -82,26 +81,25 @@ func (a *Archive) query(q *module.Query) {
 	}
 }
 
-// next begins to answer the oldest query that waits. Ids are given under the lock of the user, but what he
+// next begins to answer the oldest query of a session that waits, unless a page of that account is being read: an
+// account has one reader, so that it takes few from others. Ids are given under the lock of the user, but what he
 // says is submitted by the effects that follow: so a page is read when those until now have been carried
 // out, and has nothing that is newer. Otherwise it might lack what later turns out to be in its middle.
-func (a *Archive) next(u hook.User, s hook.Session, p *pager) {
-	if p.busy || p.unread >= maxUnread || len(p.waiting) == 0 {
+func (a *Archive) next(u hook.User, b *box, s hook.Session, p *pager) {
+	if b.reading || p.unread >= maxUnread || len(p.waiting) == 0 {
 		return
 	}
 	q := p.waiting[0]
 	p.waiting = slices.Delete(p.waiting, 0, 1)
 	p.bytes -= q.size
-	p.busy = true
+	b.reading = true
 	horizon := a.host.Journal.Last()
-	u.After(func() { go a.answer(s, p, q, horizon) })
+	u.After(func() { go a.answer(b, s, p, q, horizon) })
 }
 
 // answer reads a page outside of any lock, and sends it.
-func (a *Archive) answer(s hook.Session, p *pager, q asked, horizon uint64) {
-	a.reading <- struct{}{}
+func (a *Archive) answer(b *box, s hook.Session, p *pager, q asked, horizon uint64) {
 	page, err := a.read(q.Target, q.request, horizon)
-	<-a.reading
 	var results []element.Element
 	last := q.Stanza.Result(page.fin(a, q.Target))
 	if err != nil {
@@ -115,20 +113,24 @@ func (a *Archive) answer(s hook.Session, p *pager, q asked, horizon uint64) {
 		results = a.results(s.JID(), q, page)
 	}
 	_ = a.host.Users.Do(q.Target, func(u *session.User) { // an account that is gone has no sessions
-		if u.Session(s.JID()) != s {
-			return
+		if a.boxes.Get(u) != b {
+			return // the user was forgotten with his last session
 		}
-		for _, e := range results {
-			s.Hand(e, func(hook.User, bool) {}) // what is lost here is in the archive still
-		}
-		p.busy = false
-		p.unread++
-		s.Hand(last.Element, func(u hook.User, arrived bool) {
-			if p.unread--; arrived {
-				a.next(u, s, p)
+		b.reading = false
+		if u.Session(s.JID()) == s {
+			for _, e := range results {
+				s.Hand(e, func(hook.User, bool) {}) // what is lost here is in the archive still
 			}
-		})
-		a.next(u, s, p)
+			p.unread++
+			s.Hand(last.Element, func(u hook.User, arrived bool) {
+				if p.unread--; arrived {
+					a.next(u, b, s, p)
+				}
+			})
+		}
+		for s, p := range b.pagers { // in any order, so that no session is always the last
+			a.next(u, b, s, p)
+		}
 	})
 }
 
@@ -146,6 +148,8 @@ func (a *Archive) read(owner jid.JID, r request, horizon uint64) (page, error) {
 	if err := a.host.Journal.Barrier(); err != nil {
 		return page{}, err
 	}
+	a.reading <- struct{}{} // not while the store writes: who waits for that keeps nobody from reading
+	defer func() { <-a.reading }()
 	var result page
 	err := a.host.Store.View(func(tx storage.Tx) (err error) {
 		result, err = readPage(tx.Archive(), owner, r, horizon)
