@@ -308,7 +308,6 @@ func TestShutdownKeepsSessions(t *testing.T) {
 	a.quiet(t)
 }
 
-
 // A record that is damaged costs its session, not the start of the server.
 func TestRestoreDamagedInbound(t *testing.T) {
 	for _, state := range []string{"null", "{}", `{"Key":"AAAA"}`} {
