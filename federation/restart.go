@@ -319,7 +319,7 @@ func (f *Federation) restoreInbound(p storage.Peer) error {
 	if len(r.Key) != len(key{}) {
 		return fmt.Errorf("the key has %d bytes", len(r.Key))
 	}
-	b := &inbound{Pair: r.Pair, id: key(r.Key), peer: p.ID, since: f.Now(),
+	b := &inbound{Pair: r.Pair, id: key(r.Key), owner: registered(r.Remote), peer: p.ID, since: f.Now(),
 		ledger: stream.Restore(unlimited, f.Now, 0, nil, p.Count)}
 	_, _, _ = b.ledger.Acknowledged(0) // nothing is sent this way
 	b.persist(f)
