@@ -16,17 +16,23 @@ func TestManySessionsOfOneOwner(t *testing.T) {
 	clock := func() time.Time { return now }
 	f := &Federation{Config: Config{Now: clock}, inbound: make(map[key]*inbound)}
 	n := uint64(0)
-	enter := func(remote string) *inbound {
+	parked := func(remote string) *inbound {
 		n++
 		now = now.Add(time.Second)
-		b := &inbound{Pair: Pair{"a.test", remote}, since: now, ledger: stream.Restore(unlimited, clock, 0, nil, 0)}
+		b := &inbound{Pair: Pair{"a.test", remote}, owner: registered(remote), since: now,
+			ledger: stream.Restore(unlimited, clock, 0, nil, 0)}
 		binary.BigEndian.PutUint64(b.id[:], n)
+		return b
+	}
+	enter := func(remote string) *inbound {
+		b := parked(remote)
 		f.remember(b)
 		return b
 	}
 	first := enter("b.co.uk")
 	for i := range maxInbound - 2 {
-		enter(fmt.Sprintf("x%d.evil.co.uk", i))
+		b := parked(fmt.Sprintf("x%d.evil.co.uk", i))
+		f.inbound[b.id] = b
 	}
 	second := enter("c.co.uk")
 	oldest := f.inbound[key{7: 2}]
