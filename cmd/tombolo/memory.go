@@ -3,14 +3,23 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
 )
 
-// headroom is how much is allocated at least between two collections of garbage. Go's rule, to collect
-// when the heap has doubled, makes a busy server of few sessions collect several times a second.
+// headroom is how much is allocated at least between two collections of garbage once the heap has stopped
+// growing. Go's rule, to collect when the heap has doubled, makes a busy server of few sessions collect
+// several times a second. While people log in that rule is better: what stays is not strewn among the
+// garbage of handshakes, whose pages could then never be given back.
 const headroom = 32 << 20
+
+// A heap has stopped growing when it has not grown by growth, or an eighth, for so many seconds.
+const (
+	growth     = 1 << 20
+	settledFor = 5
+)
 
 // A server has calmed down when it has allocated less than calm a second for so many seconds. What it
 // does not need any more is then given back to the system, if that is worth the work.
@@ -44,6 +53,8 @@ func tendMemory(ctx context.Context) {
 			debug.SetGCPercent(m.percent)
 		}
 		if release {
+			runtime.GC() // each collection halves the stacks that handshakes needed
+			runtime.GC()
 			debug.FreeOSMemory()
 		}
 	}
@@ -55,12 +66,22 @@ type memory struct {
 	allocated uint64 // ever, a second ago
 	released  uint64 // allocated when memory was last given back
 	quiet     int    // seconds of calm
+	mark      uint64 // how large the heap was when it last grew
+	settled   int    // seconds since then
 }
 
 // observe takes what was ever allocated and what a collection leaves alone, once a second, and says
 // whether memory is to be given back.
 func (m *memory) observe(allocated, live uint64) (release bool) {
-	percent := max(100, int(100*headroom/max(live, 4<<20)))
+	if live > m.mark+max(m.mark/8, growth) || live < m.mark/2 {
+		m.mark, m.settled = live, 0
+	} else {
+		m.settled++
+	}
+	percent := 100
+	if m.settled >= settledFor {
+		percent = max(percent, int(100*headroom/max(live, 4<<20)))
+	}
 	if percent > m.percent+m.percent/8 || percent < m.percent-m.percent/8 {
 		m.percent = percent // which stops the world for a moment
 	}

@@ -11,16 +11,20 @@ func TestMemoryIsTended(t *testing.T) {
 		release         bool
 		why             string
 	}{
-		{2 * mb, 0, 800, false, "a small heap has headroom"},
-		{50 * mb, 4 * mb, 800, false, "busy"},
-		{50 * mb, 4*mb + mb/4, 800, false, "a little more is no reason to stop the world"},
-		{50 * mb, 8 * mb, 400, false, "two seconds of calm"},
-		{50 * mb, 8 * mb, 400, true, "three"},
-		{51 * mb, 8 * mb, 400, false, "nothing worth giving back since"},
-		{90 * mb, 100 * mb, 100, false, "a large heap has headroom anyway"},
-		{90 * mb, 100 * mb, 100, false, "calm"},
-		{90 * mb, 100 * mb, 100, false, "calm"},
-		{90 * mb, 100 * mb, 100, true, "calm again"},
+		{10 * mb, 2 * mb, 100, false, "people log in"},
+		{20 * mb, 4 * mb, 100, false, "more do"},
+		{30 * mb, 4 * mb, 100, false, "nobody for a second"},
+		{40 * mb, 4 * mb, 100, false, "for two"},
+		{50 * mb, 4 * mb, 100, false, "for three"},
+		{60 * mb, 4 * mb, 100, false, "for four"},
+		{70 * mb, 4 * mb, 800, false, "a small heap has headroom when it has stopped growing"},
+		{80 * mb, 4*mb + mb/4, 800, false, "a little more is no reason to stop the world"},
+		{80 * mb, 8 * mb, 100, false, "people log in again"},
+		{80 * mb, 8 * mb, 100, false, "calm for two seconds"},
+		{80 * mb, 8 * mb, 100, true, "for three: the garbage is worth giving back"},
+		{81 * mb, 8 * mb, 100, false, "nothing worth giving back since"},
+		{81 * mb, 8 * mb, 100, false, "nor now"},
+		{81 * mb, 8 * mb, 400, false, "settled"},
 	} {
 		release := m.observe(step.allocated, step.live)
 		if release != step.release || m.percent != step.percent {
