@@ -53,7 +53,7 @@ func kindNames() (names []string) {
 
 // compile reads the flags.
 func (f *auditFilter) compile(now time.Time) (func(audit.Record) bool, error) {
-	since, err := parseSince(f.since, now)
+	since, err := parseTime("--since", f.since, now)
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +77,8 @@ func (f *auditFilter) compile(now time.Time) (func(audit.Record) bool, error) {
 	}, nil
 }
 
-// parseSince reads a point in time, or how long ago it was; zero for "".
-func parseSince(text string, now time.Time) (time.Time, error) {
+// parseTime reads the value of a flag that is a point in time, or how long ago it was; zero for "".
+func parseTime(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
@@ -91,7 +91,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usagef("--since %q is neither a time, such as 2026-01-31, nor how long ago, such as 36h or 7d", text)
+	return time.Time{}, usagef("%s %q is neither a time, such as 2026-01-31, nor how long ago, such as 36h or 7d", flag, text)
 }
 
 func (a *app) auditShow() *cobra.Command {

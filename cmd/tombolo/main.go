@@ -81,7 +81,7 @@ To try it: tombolo quickstart. The manual is in the directory docs of the source
 	_ = root.MarkPersistentFlagFilename("config", "toml") // fails only for a flag that does not exist
 	root.AddCommand(
 		a.serveCommand(), a.reloadCommand(), a.statusCommand(), a.configCommand(),
-		a.userCommand(), a.rosterCommand(), a.sessionCommand(), a.clientCommand(), a.federationCommand(),
+		a.userCommand(), a.rosterCommand(), a.sessionCommand(), a.clientCommand(), a.archiveCommand(), a.federationCommand(),
 		a.auditCommand(), a.backupCommand(), a.restoreCommand(),
 		a.quickstartCommand(), a.demoCommand(), a.benchCommand(), manCommand(), versionCommand(),
 	)

@@ -120,19 +120,30 @@ contacts are told before the command returns. There is no way back but a backup.
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !sure {
-			if !term.IsTerminal(int(os.Stdin.Fd())) {
-				return usagef("this deletes %s for good; say --yes", args[0])
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "This deletes %s for good. Type the account's name to go on: ", args[0])
-			line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-			if err != nil || strings.TrimSpace(line) != args[0] {
-				return errors.New("nothing was deleted")
+			if err := confirm(cmd, "", args[0], "deleted"); err != nil {
+				return err
 			}
 		}
 		return run(cmd, args)
 	}
 	cmd.Flags().BoolVar(&sure, "yes", false, "do not ask")
 	return cmd
+}
+
+// confirm lets whoever gives a command that cannot be undone type the account's name.
+func confirm(cmd *cobra.Command, what, account, done string) error {
+	if what != "" {
+		what += " "
+	}
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return usagef("%s%s would be %s for good; say --yes", what, account, done)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s%s will be %s for good. Type the account's name to go on: ", what, account, done)
+	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != account {
+		return fmt.Errorf("nothing was %s", done)
+	}
+	return nil
 }
 
 // userVerb makes a command of a verb whose only argument is an account.

@@ -60,6 +60,8 @@ type object struct {
 	Contact string `json:"contact"`
 	ID      string `json:"id"` // of a client
 	Domain  string `json:"domain"`
+	With    string `json:"with"`   // whose messages were read
+	Before  string `json:"before"` // of messages that were removed
 }
 
 func named(args []byte) (o object) {
@@ -69,7 +71,7 @@ func named(args []byte) (o object) {
 
 func (o object) event(verb string) audit.Event {
 	e := audit.Event{Account: o.Account, Detail: map[string]string{"verb": verb}}
-	for name, value := range map[string]string{"jid": o.JID, "contact": o.Contact, "id": o.ID, "domain": o.Domain} {
+	for name, value := range map[string]string{"jid": o.JID, "contact": o.Contact, "id": o.ID, "domain": o.Domain, "with": o.With, "before": o.Before} {
 		if value != "" {
 			e.Detail[name] = value
 		}

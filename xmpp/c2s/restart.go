@@ -36,7 +36,15 @@ type sessionRecord struct {
 // found makes a session that is about to be announced one that is found again after a restart.
 func (o *outlet) found() {
 	o.peer = rand.Uint64() | 1
-	o.ledger.Persist(o.peer, o.keepCount)
+	o.persist()
+}
+
+func (o *outlet) persist() {
+	peer := o.peer
+	o.ledger.Persist(peer, o.keepCount)
+	o.ledger.Renumbering(func(changed []storage.Renumbered) {
+		o.submit("renumbered", func(tx storage.Tx) error { return tx.Peers().Renumber(peer, changed) })
+	})
 }
 
 func (o *outlet) keepCount(count uint32, done func(bool)) {
@@ -140,7 +148,7 @@ func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unac
 		}
 	}
 	o.ledger = stream.Restore(s.Limits.Queue*3/4, time.Now, r.Acked, parcels, p.Count)
-	o.ledger.Persist(o.peer, o.keepCount)
+	o.persist()
 	remnant := session.Remnant{Full: r.Full, Client: r.Client, Since: r.Since, Sink: o, Interested: r.Interested,
 		Enabled: r.Enabled, Directed: r.Directed}
 	if r.Presence != "" {

@@ -61,6 +61,8 @@ type Ledger struct {
 	durable uint32                              // the count that is on disk
 	keep    func(count uint32, done func(bool)) // brings it there
 	keeping bool
+
+	renumber func([]storage.Renumbered) // of what is kept, on disk as well; nil: it is not there
 }
 
 // patience is how long an answer may wait for what came before its request.
@@ -92,6 +94,14 @@ func (l *Ledger) Persist(peer uint64, keep func(count uint32, done func(bool))) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.peer, l.keep = peer, keep
+}
+
+// Renumbering says who gives what waits on disk other numbers, when something before it could not be kept.
+// renumber does not wait.
+func (l *Ledger) Renumbering(renumber func([]storage.Renumbered)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.renumber = renumber
 }
 
 // Carrier is the stream that carries the ledger now, nil for none.
@@ -235,14 +245,19 @@ func (l *Ledger) acknowledge(h uint32) ([]Parcel, error) {
 // forgetFailed takes out what never left because it could not be kept: the peer does not count it.
 func (l *Ledger) forgetFailed() {
 	failed := 0
+	var changed []storage.Renumbered
 	for i := range l.kept {
 		p := &l.kept[i]
 		if p.Gate.failed() {
 			failed++
 			l.bytes -= len(p.Element.String())
-		} else if l.counting {
+		} else if l.counting && failed > 0 {
+			changed = append(changed, storage.Renumbered{Old: p.Number, New: p.Number - uint64(failed)})
 			p.Number -= uint64(failed)
 		}
+	}
+	if len(changed) > 0 && l.renumber != nil {
+		l.renumber(changed)
 	}
 	if failed > 0 {
 		l.kept = slices.DeleteFunc(l.kept, func(p Parcel) bool { return p.Gate.failed() })

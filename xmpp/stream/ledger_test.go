@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
+	"tombolo/storage"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/stanza"
 )
@@ -177,5 +179,27 @@ func TestCountIsKeptAtOnce(t *testing.T) {
 	case <-open:
 	case <-time.After(5 * time.Second):
 		t.Error("not kept")
+	}
+}
+
+// What could not be kept has no number: what is behind it has another one, on disk as well.
+func TestRenumberedBehindAFailure(t *testing.T) {
+	l := counting(0)
+	var changed []storage.Renumbered
+	l.Renumbering(func(list []storage.Renumbered) { changed = append(changed, list...) })
+	fails := new(Gate)
+	for i, gate := range []*Gate{nil, fails, nil, nil} {
+		l.Send(message(i), i, gate)
+	}
+	fails.Fail()
+	arrived, err := l.Acknowledge(2)
+	if err != nil || len(arrived) != 2 || arrived[1].Note != 2 {
+		t.Fatalf("arrived %v, %v", arrived, err)
+	}
+	if want := []storage.Renumbered{{Old: 3, New: 2}, {Old: 4, New: 3}}; !slices.Equal(changed, want) {
+		t.Errorf("renumbered %v, want %v", changed, want)
+	}
+	if number, _ := l.Send(message(5), nil, nil); number != 4 {
+		t.Errorf("the next one has number %d", number)
 	}
 }

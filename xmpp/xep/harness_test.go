@@ -34,6 +34,7 @@ type house struct {
 	faults       *storagetest.Faults
 	registration *Registration
 	remote       *mailroom
+	hooks        *hook.Chain
 
 	mu  sync.Mutex
 	now time.Time
@@ -92,7 +93,8 @@ func newHouse(t testing.TB, o houseOptions) *house {
 		r.Handle(f.IQ)
 		hooks = append(hooks, f.Hooks)
 	}
-	r.Hooks = hook.Join(hooks...)
+	h.hooks = hook.Join(hooks...)
+	r.Hooks = h.hooks
 	journal.Start(r.NotKept)
 	users.Start(r.Hooks, r, journal)
 	return h
