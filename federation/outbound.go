@@ -23,7 +23,7 @@ type outbound struct {
 	ledger *stream.Ledger
 	acks   bool          // the peer acknowledges
 	id     string        // with which the session can be resumed; "": it cannot
-	grace  time.Duration // for how long the peer lets it be resumed; 0: it did not say
+	grace  time.Duration // for how long the peer lets it be resumed, as far as we try; 0: it did not say
 
 	peer    uint64 // as which what waits is in the store; 0: nothing is
 	last    uint64 // the number of the last stanza
@@ -87,7 +87,7 @@ func (o *outgoing) managed(e element.Element) error {
 			o.agreed.id = e.Attr("id")
 		}
 		if seconds, err := strconv.ParseUint(e.Attr("max"), 10, 31); err == nil {
-			o.agreed.grace = time.Duration(seconds) * time.Second
+			o.agreed.grace = min(time.Duration(seconds)*time.Second, o.f.Resume)
 		}
 	case "resumed":
 		h, err := count(e)

@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"tombolo/storage"
 	"tombolo/storage/bolt"
+	"tombolo/storage/mem"
+	"tombolo/storage/storagetest"
 	"tombolo/xmpp/stanza"
 )
 
@@ -86,6 +89,33 @@ func (c crashing) peers(t *testing.T, kind storage.PeerKind) (peers, waiting int
 		t.Fatal(err)
 	}
 	return peers, waiting
+}
+
+// Nobody sees a message before it is kept, and what comes behind it does not overtake it.
+func TestKeptBeforeSent(t *testing.T) {
+	l, faults := newLab(t), new(storagetest.Faults)
+	store := mem.New(mem.Options{BeforeCommit: faults.BeforeCommit})
+	t.Cleanup(func() { store.Close() })
+	a := l.serve("a.test", options{config: func(c *Config) { c.Store = store }})
+	b, cert := l.listen("b.test"), l.ca.issue(t, nil, "b.test")
+	a.Send(message("a.test", "b.test", "first"))
+	p := l.receiveManaged(b, cert)
+	p.expectEnable(enabledTest)
+	p.expect("first")
+	stalled, release := faults.Stall()
+	defer release()
+	a.Send(kept("kept"))
+	a.Send(message("a.test", "b.test", "behind"))
+	<-stalled
+	p.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if got := p.rest(); strings.Contains(got, "kept") || strings.Contains(got, "behind") {
+		t.Errorf("sent before it was kept: %s", got)
+	}
+	release()
+	p.conn.SetReadDeadline(time.Now().Add(patience))
+	if got := p.expect("behind"); !strings.Contains(got, "kept") {
+		t.Errorf("got %s", got)
+	}
 }
 
 // What another server has not acknowledged goes on after a crash of ours, in the same session: once, in

@@ -216,11 +216,13 @@ type Federation struct {
 	CAFile string `toml:"ca_file" example:"'partners.pem'" kind:"path"`
 	// Host and port of the DNS server to ask instead of the system's.
 	Resolver string `toml:"resolver" example:"'127.0.0.53:53'"`
-	// Time to reach another server before what waits for it is returned to its senders.
+	// Time to reach another server before what waits for it is returned to its senders. One that has
+	// not acknowledged what it was sent is tried for as long as it would let the stream be resumed.
 	ConnectTime Duration `toml:"connect_time" default:"30s"`
-	// Silence after which a stream to another server is closed.
+	// Silence after which a stream to another server is closed, if all that was sent has arrived.
 	Idle Duration `toml:"idle" default:"10m"`
-	// Bytes that may wait for one pair of domains while its stream is being set up.
+	// Bytes that may wait for one pair of domains while it has no stream: what was not sent yet, and
+	// what was and is not acknowledged. limits.queue is added while there is a stream.
 	Queue Size `toml:"queue" default:"1MB"`
 	// Partners, one table each.
 	Partner []Partner `toml:"partner"`

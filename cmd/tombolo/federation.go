@@ -15,7 +15,8 @@ func (a *app) federationCommand() *cobra.Command {
 	list := a.reading(&cobra.Command{
 		Use: "list", Short: "Print the streams to and from other servers", Args: cobra.NoArgs,
 		Long: `Print each stream to and from another server: the pair of domains, the direction, TLS, how the sender of
-its stanzas was authenticated, its age, and how many bytes wait. A pair that cannot be reached has the reason.`,
+its stanzas was authenticated, its age, how many bytes wait, what the servers acknowledge, with the number of
+stanzas that are not acknowledged yet, and the state. A pair that cannot be reached has the reason.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var streams []federation.StreamInfo
 			if err := a.callRunning(cmd, "federation.list", nil, &streams); err != nil {
@@ -34,10 +35,14 @@ its stanzas was authenticated, its age, and how many bytes wait. A pair that can
 				if s.Error != "" {
 					state += ": " + s.Error
 				}
-				rows[i] = []string{s.Local, s.Remote, s.Direction, clear(s), proof, ago(s.Since), fmt.Sprint(s.Queue), state}
+				acks := s.Acks
+				if s.Unacknowledged > 0 {
+					acks += fmt.Sprintf(", %d due", s.Unacknowledged)
+				}
+				rows[i] = []string{s.Local, s.Remote, s.Direction, clear(s), proof, ago(s.Since), fmt.Sprint(s.Queue), acks, state}
 			}
 			return printTable(cmd.OutOrStdout(), "no streams",
-				[]string{"LOCAL", "REMOTE", "WAY", "TLS", "PROVED BY", "AGE", "QUEUE", "STATE"}, rows)
+				[]string{"LOCAL", "REMOTE", "WAY", "TLS", "PROVED BY", "AGE", "QUEUE", "ACKS", "STATE"}, rows)
 		},
 	})
 	var from string

@@ -15,7 +15,8 @@ unbound = {
 	options = { ["do-not-query-localhost:"] = "no" },
 }
 
-modules_enabled = { "roster", "saslauth", "tls", "dialback", "disco", "ping", "version", "offline" }
+modules_enabled = { "roster", "saslauth", "tls", "dialback", "disco", "ping", "version", "offline", "smacks" }
+smacks_s2s_resend = true -- what another server has not acknowledged, in place of telling its sender that it is lost
 authentication = "internal_plain"
 c2s_require_encryption = true
 s2s_require_encryption = true
