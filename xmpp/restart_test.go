@@ -99,10 +99,13 @@ func TestResumptionAcrossRestarts(t *testing.T) {
 			}
 		})
 	}
-	for range restarts {
+	for n := range restarts {
 		time.Sleep(time.Duration(100+rand.IntN(200)) * time.Millisecond) // of traffic
 		stop()
 		_, stop = serve()
+		for _, d := range devices {
+			until(t, d.name+" has resumed", func() bool { return d.resumed.Load() > int32(n) || d.err() != nil })
+		}
 	}
 	close(still)
 	writers.Wait()

@@ -98,7 +98,7 @@ type view struct {
 func (t *txn) view(owner jid.JID) (v view, err error) {
 	v.txn = t
 	if v.archive, err = t.archiveOf(ownerKey(owner)); err == nil && v.archive != 0 {
-		v.unmoved, _, err = t.unmoved(v.archive)
+		v.unmoved, err = t.unmoved(v.archive)
 	}
 	return v, err
 }
@@ -338,12 +338,16 @@ func (v view) bounds() (oldest, newest storage.ArchivedMessage, err error) {
 }
 
 func (a archive) LastID() (uint64, error) {
-	moved, err := a.mark(lastIDMark)
+	last, err := a.mark(lastIDMark)
 	if err != nil {
 		return 0, err
 	}
-	_, unmoved, err := a.unmoved(0)
-	return max(moved, unmoved), err
+	moved, err := a.mark(movedMark)
+	if err != nil {
+		return 0, err
+	}
+	err = a.scanUnmoved(moved, math.MaxUint64, func(_ uint64, u unmoved) { last = max(last, u.id) })
+	return last, err
 }
 
 func (a archive) Purge(owner jid.JID, before time.Time, limit int) (int, error) {

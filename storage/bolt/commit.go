@@ -39,7 +39,10 @@ func (s *Store) commit(group []commit.Op) (err error) {
 			clear(s.archives)
 		}
 	}()
-	tx := &txn{tx: btx, writable: true, sizes: s.mover.sizes, archives: s.archives}
+	tx := &txn{tx: btx, writable: true, sizes: s.mover.sizes, archives: s.archives, tail: &s.tail}
+	if err := tx.begin(); err != nil {
+		return fmt.Errorf("storage: begin: %w", err)
+	}
 	wrote := false
 	for i := range group {
 		tx.undo = tx.undo[:0]

@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"encoding/binary"
 	"maps"
+	"math"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -154,7 +156,7 @@ func (t *txn) move(limit int) (n int, err error) {
 		posting
 		next int // 0: none
 	}
-	links := make([]link, 1)
+	links := make([]link, 1, 1+4*min(limit, 2*t.sizes.move))
 	lists := make(map[list]int)
 	enter := func(l list, p posting) {
 		links = append(links, link{p, lists[l]})
@@ -254,29 +256,87 @@ type unmoved struct {
 	with string
 }
 
-// unmoved are the messages of an archive that are not in its lists yet, by id. lastID is the greatest of any
-// archive.
-func (t *txn) unmoved(archive uint64) (tail []unmoved, lastID uint64, err error) {
+// A tail remembers what is not moved yet, so that readers need not look at all of it. It knows a part: rows of
+// archives from the mark on, up to a number, in order. They do not change before they are moved, so what was
+// once durable holds for every transaction with the same mark, up to the last number that this one has.
+type tail struct {
+	mu       sync.Mutex
+	moved    uint64
+	last     uint64
+	archives map[uint64][]unmoved
+}
+
+// unmoved are the messages of an archive that are not in its lists yet, by id.
+func (t *txn) unmoved(archive uint64) (list []unmoved, err error) {
 	moved, err := t.mark(movedMark)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
+	from := moved
+	if t.tail != nil && moved == t.durable.moved {
+		t.tail.mu.Lock()
+		defer t.tail.mu.Unlock()
+		if moved > t.tail.moved || t.tail.archives == nil {
+			t.tail.moved, t.tail.last, t.tail.archives = moved, moved, make(map[uint64][]unmoved)
+		}
+		if moved == t.tail.moved {
+			if t.durable.last > t.tail.last {
+				err := t.scanUnmoved(t.tail.last, t.durable.last, func(archive uint64, u unmoved) {
+					u.with = strings.Clone(u.with)
+					t.tail.archives[archive] = append(t.tail.archives[archive], u)
+				})
+				if err != nil {
+					t.tail.archives = nil
+					return nil, err
+				}
+				t.tail.last = t.durable.last
+			}
+			for _, u := range t.tail.archives[archive] {
+				if u.number <= t.durable.last {
+					list = append(list, u)
+				}
+			}
+			from = t.durable.last
+		}
+	}
+	err = t.scanUnmoved(from, math.MaxUint64, func(in uint64, u unmoved) {
+		if in == archive {
+			u.with = strings.Clone(u.with)
+			list = append(list, u)
+		}
+	})
+	slices.SortFunc(list, func(a, b unmoved) int { return cmp.Compare(a.id, b.id) })
+	return list, err
+}
+
+// scanUnmoved yields the places of messages from one number, exclusive, to another.
+func (t *txn) scanUnmoved(from, to uint64, yield func(archive uint64, u unmoved)) error {
 	var places []place
-	for k, value := range t.scan(inMessages, nil, key(moved+1)) {
+	for k, value := range t.scan(inMessages, nil, key(from+1)) {
+		number := binary.BigEndian.Uint64(k)
+		if number > to {
+			break
+		}
 		m, err := peekInto(value, places)
 		if err != nil {
-			return nil, 0, damaged(inMessages, k, err)
+			return damaged(inMessages, k, err)
 		}
 		places = m.places
 		for _, p := range places {
-			lastID = max(lastID, p.id)
-			if p.archive == archive {
-				tail = append(tail, unmoved{posting{p.id, binary.BigEndian.Uint64(k), m.at.Unix()}, strings.Clone(p.with)})
-			}
+			yield(p.archive, unmoved{posting{p.id, number, m.at.Unix()}, p.with})
 		}
 	}
-	slices.SortFunc(tail, func(a, b unmoved) int { return cmp.Compare(a.id, b.id) })
-	return tail, lastID, nil
+	return nil
+}
+
+// begin notes what is durable, before the transaction writes.
+func (t *txn) begin() error {
+	moved, err := t.mark(movedMark)
+	t.durable.moved, t.durable.last = moved, moved
+	if last, _ := t.bucket(inMessages).Cursor().Last(); last != nil {
+		t.durable.last = max(moved, binary.BigEndian.Uint64(last))
+	}
+	return err
 }
 
 // retire makes an owner's archive nobody's. What it has is removed by clean.

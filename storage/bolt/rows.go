@@ -219,7 +219,16 @@ func (d *decoder) fail() {
 	d.rest, d.err = "", errDamaged
 }
 
-func (d *decoder) uint() (n uint64) {
+func (d *decoder) uint() uint64 {
+	if len(d.rest) > 0 && d.rest[0] < 0x80 { // most are small
+		n := uint64(d.rest[0])
+		d.rest = d.rest[1:]
+		return n
+	}
+	return d.long()
+}
+
+func (d *decoder) long() (n uint64) {
 	for i := 0; i < len(d.rest) && i < binary.MaxVarintLen64; i++ {
 		b := d.rest[i]
 		n |= uint64(b&0x7f) << (7 * i)

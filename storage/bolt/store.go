@@ -53,6 +53,7 @@ type Store struct {
 	inFlight atomic.Pointer[storage.Ticket]
 
 	mover mover
+	tail  tail
 
 	// archives remembers the numbers of owners' archives. The committer's goroutine owns it.
 	archives map[jid.JID]uint64
@@ -138,7 +139,13 @@ func mapSize(size int64) int {
 
 // View is View of storage.Store.
 func (s *Store) View(fn func(storage.Tx) error) error {
-	return s.read(func(tx *bbolt.Tx) error { return fn(&txn{tx: tx}) })
+	return s.read(func(tx *bbolt.Tx) error {
+		t := &txn{tx: tx, tail: &s.tail}
+		if err := t.begin(); err != nil {
+			return err
+		}
+		return fn(t)
+	})
 }
 
 // Backup is Backup of storage.Store. The copy is an ordinary store; Verify judges it.

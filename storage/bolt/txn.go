@@ -20,11 +20,13 @@ type txn struct {
 	tx       *bbolt.Tx
 	writable bool
 	sizes    sizes
-	archives map[jid.JID]uint64          // the store's memory of owners' archives; nil in a View
-	added    int                         // messages
-	retired  bool                        // an archive was
-	buckets  [len(buckets)]*bbolt.Bucket // opened so far
-	undo     []write                     // of the operation at work, in order
+	tail     *tail                        // the store's; nil: none is kept
+	durable  struct{ moved, last uint64 } // numbers of messages, when the transaction began
+	archives map[jid.JID]uint64           // the store's memory of owners' archives; nil in a View
+	added    int                          // messages
+	retired  bool                         // an archive was
+	buckets  [len(buckets)]*bbolt.Bucket  // opened so far
+	undo     []write                      // of the operation at work, in order
 }
 
 // A write is a key that an operation wrote and the value it had before, nil for none. Both are
