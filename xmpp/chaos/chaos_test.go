@@ -114,8 +114,8 @@ func TestChaos(t *testing.T) {
 		silence()
 	}
 	work.Wait()
-	t.Logf("%d messages; %d connections reset, %d left silently, %d sessions forgotten, %d left for too long; %d kills, %d terminations",
-		len(w.messages), cuts.resets, cuts.silent, cuts.forgotten, cuts.left, kills, terms)
+	t.Logf("%d messages; %d connections reset, %d left silently, %d closed, %d sessions forgotten, %d left for too long; %d kills, %d terminations",
+		len(w.messages), cuts.resets, cuts.silent, cuts.closed, cuts.forgotten, cuts.left, kills, terms)
 	if t.Failed() {
 		return
 	}
@@ -170,38 +170,49 @@ func (w *world) until(t *testing.T, ctx context.Context, limit time.Duration, wh
 	}
 }
 
-type cuts struct{ resets, silent, forgotten, left int }
+// cuts are what was done to connections.
+type cuts struct{ resets, silent, closed, forgotten, left int }
 
 // cut cuts connections until the context ends.
 func (w *world) cut(ctx context.Context, chance *rand.Rand) (n cuts) {
 	for pause(ctx, time.Duration(chance.ExpFloat64()*float64(50*time.Millisecond))) {
 		d := w.devices[chance.IntN(len(w.devices))]
 		l := loss{silent: chance.IntN(3) == 0, away: time.Duration(chance.IntN(500)) * time.Millisecond}
-		kind := chance.IntN(100)
-		if kind < 10 && w.has.archive {
-			if end, _ := ctx.Deadline(); kind >= 7 && time.Until(end) > tooLong {
-				l.away = tooLong
-			} else {
-				l.forgets = true
+		end, _ := ctx.Deadline()
+		switch kind := chance.IntN(100); {
+		case kind < 6:
+			l.forgets = true
+		case kind < 9 && time.Until(end) > tooLong:
+			l.away = tooLong
+		case kind < 12:
+			l = loss{closes: true, away: time.Duration(chance.IntN(3000)) * time.Millisecond}
+			if chance.IntN(2) == 0 && w.lose(d.account.devices[1-int(d.label[0]-'a')], l) { // nobody is there
+				n.closed++
 			}
 		}
-		if d.deaf || !d.lose(l) {
+		if !w.lose(d, l) {
 			continue
 		}
-		switch {
-		case l.forgets:
-			n.forgotten++
-		case l.away == tooLong:
-			n.left++
+		if l.closes {
+			n.closed++
+			continue
 		}
 		if l.silent {
 			n.silent++
 		} else {
 			n.resets++
 		}
+		if l.forgets {
+			n.forgotten++
+		} else if l.away == tooLong {
+			n.left++
+		}
 	}
 	return n
 }
+
+// lose makes a device lose its connection, unless it is the deaf one.
+func (w *world) lose(d *device, l loss) bool { return !d.deaf && d.lose(l) }
 
 // kill kills the server and starts it again, sometimes before everybody is back.
 func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Rand) (kills, terms int) {

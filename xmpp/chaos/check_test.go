@@ -233,10 +233,11 @@ func (v *verdict) device(d *device) {
 func (v *verdict) gaps(d *device, archive *archive) {
 	for session, from := range d.whole {
 		first, last, got := len(archive.ids), -1, make(map[int]bool)
-		for _, s := range d.sightings[from:] {
-			if here, ok := archive.place[s.id]; ok && s.session == session && s.how != paged && !s.late {
-				first, last = min(first, here), max(last, here)
-				got[here] = true
+		for i, s := range d.sightings {
+			if here, ok := archive.place[s.id]; ok && s.session == session && s.how != paged {
+				if got[here] = true; i >= from && !s.late {
+					first, last = min(first, here), max(last, here)
+				}
 			}
 		}
 		for here := first; here < last; here++ {

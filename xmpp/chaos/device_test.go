@@ -193,6 +193,7 @@ type loss struct {
 	silent  bool          // without a word; else by a reset
 	away    time.Duration // 0: the device comes back at once
 	forgets bool          // as a client that is killed: the session cannot be resumed
+	closes  bool          // in an orderly way, which ends the session
 }
 
 // lose loses the connection, if there is one.
@@ -202,8 +203,11 @@ func (d *device) lose(l loss) bool {
 	if d.conn == nil {
 		return false
 	}
-	d.silent, d.away, d.forgets = l.silent, l.away, l.forgets
-	if l.silent {
+	d.silent, d.away, d.forgets = l.silent, l.away, l.forgets || l.closes
+	if l.closes {
+		d.write("</stream:stream>") // what comes until the server has done the same is not acknowledged
+		d.conn.SetReadDeadline(time.Now().Add(patience))
+	} else if l.silent {
 		d.conn.SetReadDeadline(time.Now())
 	} else {
 		tcp := d.conn.(*tls.Conn).NetConn().(*net.TCPConn)
