@@ -132,27 +132,26 @@ func (in *incoming) resume(e element.Element) error {
 		return nil
 	}
 	for deadline := time.Now().Add(resumeTime); ; {
-		unhandled, err := b.adopt(in.s, in.f.Now(), h, func(handled uint32) {
+		handled, err := b.adopt(in.s, in.f.Now(), h, func(handled uint32) {
 			in.managed.Store(b)
 			in.s.Send(element.Start("resumed", ns.SM).Attr("previd", previd).
 				Attr("h", strconv.FormatUint(uint64(handled), 10)).Element())
 		})
-		if unhandled == nil {
+		switch {
+		case handled || err != nil:
 			return err
-		}
-		// The peer will send again what is not counted, so what is under way must be over.
-		select {
-		case <-unhandled:
-		case <-time.After(time.Until(deadline)):
+		case time.Now().After(deadline):
 			return &stanza.StreamError{Condition: stanza.StreamResourceConstraint,
 				Text: "what was sent before is not stored yet"}
 		}
+		// The peer will send again what is not counted, so what is under way must be over.
+		in.s.Pause(2 * time.Millisecond)
 	}
 }
 
 // adopt makes a stream carry the session, unless something of what has come is still being handled. From
 // here on nothing that another stream still brings counts.
-func (b *inbound) adopt(s *stream.Stream, now time.Time, h uint32, announce func(handled uint32)) (unhandled <-chan struct{}, err error) {
+func (b *inbound) adopt(s *stream.Stream, now time.Time, h uint32, announce func(handled uint32)) (handled bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if old := b.ledger.Carrier(); old != nil && old != s {
@@ -160,13 +159,13 @@ func (b *inbound) adopt(s *stream.Stream, now time.Time, h uint32, announce func
 		b.since = now
 		old.Close(&stanza.StreamError{Condition: stanza.StreamConflict, Text: "the session was resumed"})
 	}
-	if _, unhandled = b.ledger.Handled(); unhandled != nil {
-		return unhandled, nil
+	if _, open := b.ledger.Handled(); open != nil {
+		return false, nil
 	}
 	if _, _, err = b.ledger.Acknowledged(h); err == nil { // we send nothing on these streams
 		b.ledger.Resume(s, nil, announce)
 	}
-	return nil, err
+	return true, err
 }
 
 // receive counts a stanza that came on a stream; false if that does not carry the session any more.

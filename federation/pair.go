@@ -144,6 +144,10 @@ func (p *pair) former() string {
 func (p *pair) ready(o *outgoing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.sent == nil && o.agreed.resumed {
+		o.s.Drop() // given up meanwhile, by shut
+		return
+	}
 	now := p.f.Now()
 	p.stream, p.most, p.used, p.pinged = o, o.s.MaxBytes(), now, time.Time{}
 	p.failures, p.until, p.reason = 0, time.Time{}, nil

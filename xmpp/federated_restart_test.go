@@ -82,6 +82,7 @@ type process struct {
 	dir            string
 	client, direct string
 	server         string
+	way            *cutter // to server, for other servers
 	log            logs
 	cmd            *exec.Cmd
 	ended          chan struct{}
@@ -98,6 +99,7 @@ func newProcess(t *testing.T, domain, address string) *process {
 	ports := freePorts(t, address, 3)
 	p := &process{domain: domain, dir: dir, client: net.JoinHostPort(address, ports[0]),
 		direct: net.JoinHostPort(address, ports[1]), server: net.JoinHostPort(address, ports[2])}
+	p.way = newCutter(t, address, p.server)
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.kill(syscall.SIGKILL)
@@ -134,7 +136,7 @@ address = %q
 name = %q
 certificate = %q
 key = %q
-`, p.dir, p.client, p.direct, p.server, l.caFile(), partner.domain, partner.server, p.domain, cert, key)
+`, p.dir, p.client, p.direct, p.server, l.caFile(), partner.domain, partner.way.Addr(), p.domain, cert, key)
 	if err := os.WriteFile(p.file(), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -192,9 +194,9 @@ func (p *process) kill(signal syscall.Signal) {
 	p.cmd = nil
 }
 
-// TestFederatedServersAreKilled has users of two servers write to each other while one server after the
-// other is killed, and started again: whatever dies, between the two nothing is lost, doubled or put
-// into another order. TOMBOLO_KILLS says how often, ten times unless it does.
+// TestFederatedServersAreKilled has users of two servers write to each other while one server, the
+// other or both are killed, and started again, and the connections between them are cut: whatever dies, between the
+// two nothing is lost, doubled or put into another order. TOMBOLO_KILLS says how often, ten times unless it does.
 func TestFederatedServersAreKilled(t *testing.T) {
 	kills := 10
 	if n, err := strconv.Atoi(os.Getenv("TOMBOLO_KILLS")); err == nil {
@@ -250,20 +252,29 @@ func TestFederatedServersAreKilled(t *testing.T) {
 		}
 		return nil
 	}
-	killed, down := 0, time.Duration(0)
+	killed, cuts, down := 0, 0, time.Duration(0)
 	for ; killed < kills && failure() == nil; killed++ {
-		time.Sleep(time.Duration(300+chance.IntN(900)) * time.Millisecond) // of traffic
-		victim, signal := north, syscall.SIGKILL
-		if chance.IntN(2) == 0 {
-			victim = south
+		for range 3 {
+			time.Sleep(time.Duration(100+chance.IntN(300)) * time.Millisecond) // of traffic
+			if way := []*cutter{north.way, south.way}[chance.IntN(2)]; way.cut() {
+				cuts++
+			}
+		}
+		victims, signal := []*process{north, south}, syscall.SIGKILL
+		if only := chance.IntN(5); only < 4 { // now and then both
+			victims = victims[only/2 : only/2+1]
 		}
 		if killed%5 == 4 {
 			signal = syscall.SIGTERM
 		}
 		at := time.Now()
-		victim.kill(signal)
+		for _, victim := range victims {
+			victim.kill(signal)
+		}
 		time.Sleep(time.Duration(chance.IntN(300)) * time.Millisecond)
-		victim.start(t)
+		for _, victim := range victims {
+			victim.start(t)
+		}
 		down += time.Since(at)
 	}
 	close(still)
@@ -295,8 +306,8 @@ func TestFederatedServersAreKilled(t *testing.T) {
 		d.mu.Unlock()
 	}
 	again := strings.Count(north.log.String()+south.log.String(), "what another server may have got is sent again")
-	t.Logf("%d messages sent, %d arrived in order; %d kills, %v without one server; %d resumptions by clients; %d messages late, %d times sent again",
-		sent, arrived, killed, down.Round(time.Millisecond), resumed, delayed, again)
+	t.Logf("%d messages sent, %d arrived in order; %d kills, %v without one server, %d cuts; %d resumptions by clients; %d messages late, %d times sent again",
+		sent, arrived, killed, down.Round(time.Millisecond), cuts, resumed, delayed, again)
 	if sent != arrived {
 		t.Error("something was lost")
 	}
