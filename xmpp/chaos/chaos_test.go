@@ -38,11 +38,10 @@ type plan struct {
 	seed        uint64
 	accounts    int
 	stall, deaf bool
-	has         abilities // words for them too, until they are there for good
 }
 
 func newPlan(t *testing.T) plan {
-	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6), accounts: 50, has: abilities{archive: true}}
+	p := plan{duration: 10 * time.Second, seed: rand.Uint64N(1e6), accounts: 50}
 	if os.Getenv("CI") == "true" {
 		p.duration = time.Minute
 	}
@@ -52,8 +51,6 @@ func newPlan(t *testing.T) plan {
 			p.seed, err = strconv.ParseUint(seed, 10, 64)
 		} else if n, ok := strings.CutPrefix(word, "accounts="); ok {
 			p.accounts, err = strconv.Atoi(n)
-		} else if word == "durable" {
-			p.has.durable = true
 		} else if word == "stall" {
 			p.stall = true
 		} else if word == "deaf" {
@@ -76,7 +73,6 @@ func TestChaos(t *testing.T) {
 	p := newPlan(t)
 	t.Logf("%v, seed=%d", p.duration, p.seed)
 	w := newWorld(p.accounts, p.seed)
-	w.has = p.has
 	w.server = newServer(t, w.accounts)
 	defer w.server.log.judge(t)
 	if p.stall {
@@ -104,10 +100,7 @@ func TestChaos(t *testing.T) {
 	}
 	var cuts cuts
 	work.Go(func() { cuts = w.cut(talking, rand.New(rand.NewPCG(p.seed, 1))) })
-	kills, terms := 0, 0
-	if w.has.durable {
-		kills, terms = w.kill(t, talking, ctx, rand.New(rand.NewPCG(p.seed, 2)))
-	}
+	kills, terms := w.kill(t, talking, ctx, rand.New(rand.NewPCG(p.seed, 2)))
 	select {
 	case <-talking.Done():
 	case <-w.failed:

@@ -44,20 +44,11 @@ func (a *archive) add(id string, m *message) error {
 	return nil
 }
 
-// readArchives reads the archives of all users. While there are none, they are what should be in them.
+// readArchives reads the archives of all users.
 func (w *world) readArchives(ctx context.Context) (map[*account]*archive, error) {
 	all := make(map[*account]*archive)
 	for _, a := range w.accounts {
 		all[a] = newArchive()
-	}
-	if !w.has.archive {
-		for _, m := range w.all() {
-			_ = all[m.to].add(m.origin, m)
-			_ = all[m.sender.account].add(m.origin, m)
-		}
-		return all, nil
-	}
-	for _, a := range w.accounts {
 		if err := w.readArchive(ctx, a, all[a]); err != nil {
 			return nil, fmt.Errorf("archive of %s: %w", a.name, err)
 		}

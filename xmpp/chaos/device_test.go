@@ -344,11 +344,6 @@ func (d *device) bound(c *conversation, full string, enabled element.Element, wi
 	d.note("begins session %d, has %d to send again", d.session, len(d.unacked))
 	d.full, d.resumeID, d.forgets = full, enabled.Attr("id"), false
 	d.handled, d.acked = 0, 0
-	for _, e := range c.early {
-		if err := d.message(e); err != nil {
-			return err
-		}
-	}
 	var kept, messages []*sent
 	for _, s := range d.unacked {
 		if s.message != nil {
@@ -361,10 +356,15 @@ func (d *device) bound(c *conversation, full string, enabled element.Element, wi
 	kept = append(kept, &sent{text: "<presence/>"})
 	d.unacked = append(kept, messages...)
 	d.world.count(func(f *figures) { f.bound++ })
-	if d.session > 1 && d.world.has.archive {
+	if d.session > 1 {
 		d.active, d.after, d.meanwhile, d.paged = true, "", "", make(map[string]bool)
 	} else {
 		d.whole[d.session] = len(d.sightings)
+	}
+	for _, e := range c.early {
+		if err := d.message(e); err != nil {
+			return err
+		}
 	}
 	return d.carry(c)
 }
@@ -513,9 +513,6 @@ func (d *device) see(e element.Element, how how, id string) error {
 			}
 			id = child.Attr("id")
 		}
-	}
-	if !d.world.has.archive {
-		id = m.origin
 	}
 	if id == "" {
 		return about(m, "no identifier in %s", e)

@@ -79,7 +79,6 @@ type scene struct {
 
 func newScene() *scene {
 	s := &scene{world: newWorld(2, 0), kept: [2]string{"123", "123"}}
-	s.world.has = abilities{archive: true, durable: true}
 	ann, bob := s.world.accounts[0], s.world.accounts[1]
 	for i := range 3 {
 		m := &message{sender: ann.devices[0], session: 1, to: bob, number: i + 1, acked: event{at: time.Now()}}

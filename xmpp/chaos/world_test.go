@@ -17,7 +17,6 @@ type world struct {
 	server   *server
 	accounts []*account
 	devices  []*device
-	has      abilities
 	keys     salted
 	failed   chan struct{} // closed at the first failure
 	began    time.Time
@@ -28,9 +27,6 @@ type world struct {
 	lives    []event // beginnings and ends of the server
 	figures  figures
 }
-
-// abilities are what the server can do.
-type abilities struct{ archive, durable bool }
 
 // figures are counted while the world goes on.
 type figures struct {
