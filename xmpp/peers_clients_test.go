@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -130,6 +131,45 @@ func TestSlixmppResumes(t *testing.T) {
 	}
 	m.alice.says("<message to='bob@%s' type='chat'><body>bye</body></message>", m.domain)
 	m.alice.sees("<presence from='%s' type='unavailable'/>", bob)
+}
+
+// TestSlixmppFetchesWhatItHasMissed has slixmpp page through its archive after a night away.
+func TestSlixmppFetchesWhatItHasMissed(t *testing.T) {
+	t.Parallel()
+	python := "/usr/bin/python3"
+	if exec.Command(python, "-c", "import slixmpp").Run() != nil {
+		missing(t, "slixmpp for "+python, "python3-slixmpp")
+	}
+	script, err := filepath.Abs("../testdata/peers/archive.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMeeting(t, "slix.example")
+	address, port := m.at(t, "client")
+	var all []string
+	for i := range 25 {
+		all = append(all, fmt.Sprint(i))
+		m.alice.says("<message to='bob@%s' type='chat'><body>%d</body></message>", m.domain, i)
+	}
+	m.alice.says("<message to='alice@%s' type='chat'><body>what is said before has had its effect</body></message>", m.domain)
+	m.alice.sees("<message from='*' type='chat'><body>what is said before has had its effect</body></message>")
+	c := start(t, t.TempDir(), []string{"PASSWORD=secret", "PYTHONDONTWRITEBYTECODE=1"}, python, script,
+		"bob@"+m.domain+"/slixmpp", address, port, m.caFile(), "alice@"+m.domain)
+	c.says(t, `announced "True"`)
+	backwards := slices.Clone(all)
+	slices.Reverse(backwards)
+	c.says(t, fmt.Sprintf("forwards %q", strings.Join(all, " ")))
+	c.says(t, fmt.Sprintf("backwards %q", strings.Join(backwards, " ")))
+	c.says(t, fmt.Sprintf("with %q", strings.Join(all, " ")))
+	c.says(t, fmt.Sprintf("since %q", strings.Join(all, " ")))
+	c.says(t, `until ""`)
+	c.says(t, `metadata "True"`)
+	c.says(t, `fields "['FORM_TYPE', 'after-id', 'before-id', 'end', 'ids', 'include-groupchat', 'start', 'with']"`)
+	c.says(t, `prefs "always"`)
+	c.says(t, "done")
+	if out := c.output.String(); strings.Contains(out, "message ") {
+		t.Errorf("it was sent what it had fetched:\n%s", out)
+	}
 }
 
 // TestProfanity types into Profanity, in a terminal of tmux's.

@@ -249,11 +249,10 @@ func TestLostResultsAreNotSentOn(t *testing.T) {
 	c := h.login("balcony")
 	c.ask("q", "")
 	c.page()
+	before := h.came.Load()
 	h.host.Users.End(c.s, nil)
-	select {
-	case st := <-h.lost:
-		t.Errorf("sent on: %s", st.Element)
-	default:
+	if n := h.came.Load() - before; n != 0 {
+		t.Errorf("%d results are sent on", n)
 	}
 	if h.fetched != 1 {
 		t.Errorf("a client that was not available has fetched messages %d times", h.fetched)
@@ -303,9 +302,6 @@ func TestPageBytes(t *testing.T) {
 		c.acknowledge()
 		fin := iq.Child("fin", ns.MAM)
 		got = append(slices.Clone(bodies), got...)
-		if index := fin.Child("set", ns.RSM).Child("first", ns.RSM).Attr("index"); index != fmt.Sprint(len(want)-len(got)) {
-			t.Errorf("index %s, want %d", index, len(want)-len(got))
-		}
 		if fin.Attr("complete") == "true" || len(bodies) == 0 {
 			break
 		}
@@ -336,9 +332,6 @@ func TestChunks(t *testing.T) {
 		got, iq := c.page()
 		if !slices.Equal(got, want[len(want)-n:]) || (iq.Child("fin", ns.MAM).Attr("complete") == "true") != (max >= len(want)) {
 			t.Errorf("last %d: %q, %s", max, got, iq)
-		}
-		if index := iq.Child("fin", ns.MAM).Child("set", ns.RSM).Child("first", ns.RSM).Attr("index"); index != fmt.Sprint(len(want)-n) {
-			t.Errorf("last %d: index %s", max, index)
 		}
 		c.acknowledge()
 	}

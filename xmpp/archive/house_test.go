@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type house struct {
 	faults *storagetest.Faults
 	router *router.Router
 	lost   chan stanza.Stanza // what nobody takes
+	came   atomic.Int32       // messages for anybody, taken or not
 
 	mu        sync.Mutex
 	time      time.Time
@@ -73,7 +75,12 @@ func newHouse(t *testing.T) *house {
 		h.router.Handle(f.IQ)
 		hooks = append(hooks, f.Hooks)
 	}
-	hooks = append(hooks, hook.Hooks{Undelivered: func(_ hook.User, st *stanza.Stanza) hook.Verdict {
+	hooks = append(hooks, hook.Hooks{Incoming: func(_ hook.User, st *stanza.Stanza) hook.Verdict {
+		if st.Kind == stanza.Message {
+			h.came.Add(1)
+		}
+		return hook.Pass
+	}, Undelivered: func(_ hook.User, st *stanza.Stanza) hook.Verdict {
 		h.lost <- *st
 		return hook.Handled
 	}})

@@ -126,7 +126,9 @@ func (a *Archive) answer(s hook.Session, p *pager, q asked, horizon uint64) {
 	})
 }
 
-// A page is part of what a query selects; its count and index are as in storage.ArchivePage.
+// A page is part of what a query selects; its count and index are as in storage.ArchivePage. A page that was read
+// backwards has no index: it may (section 4.3.2), and slixmpp takes one that shows the last page for the end of
+// the archive, whichever way it goes.
 type page struct {
 	messages     []storage.ArchivedMessage
 	complete     bool
@@ -148,6 +150,7 @@ func (a *Archive) read(owner jid.JID, r request, horizon uint64) (page, error) {
 
 func readPage(archive storage.Archive, owner jid.JID, r request, horizon uint64) (result page, err error) {
 	q, size := r.ArchiveQuery, 0
+reading:
 	for first := true; first || len(result.messages) < r.max && !result.complete; first = false {
 		q.Max = max(1, min(chunk, r.max-len(result.messages)))
 		part, err := archive.Page(owner, q)
@@ -156,6 +159,9 @@ func readPage(archive storage.Archive, owner jid.JID, r request, horizon uint64)
 		}
 		if first {
 			result.count, result.index = part.Count, part.Index
+			if q.Backwards {
+				result.index = -1
+			}
 		}
 		if r.max == 0 { // only the count is wanted (XEP-0059 section 2.7)
 			result.complete = len(part.Messages) == 0
@@ -172,7 +178,7 @@ func readPage(archive storage.Archive, owner jid.JID, r request, horizon uint64)
 		} else {
 			q.After = list[len(list)-1].ID
 		}
-		for i, m := range list {
+		for _, m := range list {
 			if m.ID > horizon {
 				if !q.Backwards {
 					result.complete = true
@@ -182,33 +188,15 @@ func readPage(archive storage.Archive, owner jid.JID, r request, horizon uint64)
 			}
 			if size += len(m.Stanza); size > pageBytes && len(result.messages) > 0 {
 				result.complete = false
-				part.Index = shift(part.Index, len(list)-i)
-				return result.inOrder(q.Backwards, part.Index), nil
+				break reading
 			}
 			result.messages = append(result.messages, m)
 		}
-		if q.Backwards {
-			result.index = part.Index
-		}
 	}
-	return result.inOrder(q.Backwards, result.index), nil
-}
-
-// shift moves an index, if there is one.
-func shift(index, by int) int {
-	if index < 0 {
-		return index
+	if q.Backwards {
+		slices.Reverse(result.messages)
 	}
-	return index + by
-}
-
-// inOrder brings a page that was read backwards into the order of the archive.
-func (p page) inOrder(backwards bool, index int) page {
-	if backwards {
-		slices.Reverse(p.messages)
-		p.index = index
-	}
-	return p
+	return result, nil
 }
 
 // results are the messages of a page as they are sent (section 4.2).

@@ -2,7 +2,6 @@ package c2s
 
 import (
 	"crypto/rand"
-	"errors"
 
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
@@ -33,24 +32,19 @@ func (c *client) handle(e element.Element) error {
 	if e.NS() != ns.Client {
 		return &stanza.StreamError{Condition: stanza.StreamUnsupportedStanzaType}
 	}
-	st, err := stanza.Parse(c.clean(e))
-	var refused *stanza.Error
-	if err != nil && !errors.As(err, &refused) {
+	st, err := stanza.Parse(e)
+	refused, _ := err.(*stanza.Error)
+	if err != nil && refused == nil {
 		return &stanza.StreamError{Condition: stanza.StreamUnsupportedStanzaType}
 	}
 	// A from is not needed, but one that is not the client's is an attempt to speak for somebody
 	// else (RFC 6120 section 8.1.2.1).
-	if from := e.Attr("from"); from != "" {
-		if j, err := jid.Parse(from); err != nil || (j != c.session.JID() && j != c.account) {
-			return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
-		}
+	if st.From != c.session.JID() && st.From != c.account && (!st.From.IsZero() || refused != nil && e.Attr("from") != "") {
+		return &stanza.StreamError{Condition: stanza.StreamInvalidFrom}
 	}
-	st = st.WithFrom(c.session.JID())
+	st = c.clean(st).WithFrom(c.session.JID())
 	if !st.To.IsZero() {
 		st = st.WithTo(st.To) // in its normal form
-	}
-	if c.server.IsLocal(st.To.Domain()) { // the claims of a local recipient are ours as well
-		st = st.WithElement(stanza.StripClaims(st.Element, st.To))
 	}
 	return c.server.Users.Do(c.account, func(u *session.User) {
 		if !c.current(u) {
@@ -64,47 +58,50 @@ func (c *client) handle(e element.Element) error {
 			c.refuse(st, hook.Refuse(refused))
 			return
 		}
-		c.outgoing(u, st)
+		c.outgoing(u, &st)
 		if st.Kind == stanza.Presence {
 			c.session.Changed()
 		}
 	})
 }
 
-// clean takes out what only the server may say, and gives the stanza the stream's language where it
-// has none of its own (RFC 6120 section 8.1.5).
-func (c *client) clean(e element.Element) element.Element {
-	e = stanza.StripClaims(e, c.account)
+// clean takes out what only the server may say, for the sender and for a recipient who is local, and
+// gives the stanza the stream's language where it has none of its own (RFC 6120 section 8.1.5).
+func (c *client) clean(st stanza.Stanza) stanza.Stanza {
+	to := c.account
+	if c.server.IsLocal(st.To.Domain()) {
+		to = st.To
+	}
+	e := stanza.StripClaims(st.Element, c.account, to)
 	if c.stream.Lang != "" && e.Lang() == "" {
 		e = e.WithAttr("xml:lang", c.stream.Lang)
 	}
-	return e
+	return st.WithElement(e)
 }
 
 // outgoing sends a stanza on, under the lock of its sender.
-func (c *client) outgoing(u *session.User, st stanza.Stanza) {
-	if st.Kind == stanza.IQ && !st.IsRequest() && !c.session.Answered(st) {
+func (c *client) outgoing(u *session.User, st *stanza.Stanza) {
+	if st.Kind == stanza.IQ && !st.IsRequest() && !c.session.Answered(*st) {
 		return // a reply to nothing that this client was asked
 	}
 	if st.To.IsZero() {
 		if st.Kind == stanza.Presence {
-			c.presence(u, st)
+			c.presence(u, *st)
 			return
 		}
-		st = st.WithTo(c.account) // RFC 6120 sections 10.3.1 and 10.3.3
+		*st = st.WithTo(c.account) // RFC 6120 sections 10.3.1 and 10.3.3
 	}
-	if v := c.server.Hooks.Outgoing(u, c.session, &st); v.Stops() {
-		c.server.Journal.Close(st) // a hook before may have begun to keep it
+	if v := c.server.Hooks.Outgoing(u, c.session, st); v.Stops() {
+		c.server.Journal.Close(*st) // a hook before may have begun to keep it
 		if st.Kind == stanza.IQ && !st.IsRequest() {
 			// Who asked, and was blocked since, is owed an answer all the same.
-			st = stanza.New(stanza.IQ, "error", st.ID, st.From, st.To, stanza.ServiceUnavailable("").Element())
-			u.Route(st)
+			u.Route(stanza.New(stanza.IQ, "error", st.ID, st.From, st.To, stanza.ServiceUnavailable("").Element()))
 			return
 		}
-		c.refuse(st, v)
+		c.refuse(*st, v)
 		return
 	}
-	u.Route(st)
+	u.Route(*st)
 }
 
 // presence takes a presence without a to: the client's own (RFC 6121 sections 4.2, 4.4, 4.5).

@@ -99,6 +99,7 @@ func TestAllocations(t *testing.T) {
 		do   func()
 	}{
 		{"parse a chat message", 1, func() { parseAll(t, p, in) }},
+		{"parse one after idling", 1, func() { p.Idle(); parseAll(t, p, in) }},
 		{"read it", 0, func() {
 			if e.Attr("type") != "chat" || e.Lang() != "" || e.Child("body", ns.Client).Text() == "" {
 				t.Error("not the message")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"unicode/utf8"
 
 	"tombolo/xmpp/ns"
@@ -95,6 +96,7 @@ type Parser struct {
 	attrs   []tagAttr
 	scoped  bool // the tag being read has a prefix or a declaration somewhere
 	scope
+	lent *scratch // whose memory out, attrs and frames are; nil between elements
 
 	quote   byte // of the attribute value being read, else 0
 	matched int  // bytes read of "CDATA[", of brackets that may end that, or of an end tag's name
@@ -165,9 +167,18 @@ func (p *Parser) SetLimits(l Limits) {
 // Reset begins a new stream on the same connection, as after TLS and SASL (RFC 6120 sections 5.4.3.3
 // and 6.4.6). Limits stay.
 func (p *Parser) Reset() {
-	*p = Parser{limits: p.limits, out: p.out[:0], attrs: p.attrs[:0], scope: p.scope}
+	*p = Parser{limits: p.limits, out: p.out[:0], attrs: p.attrs[:0], scope: p.scope, lent: p.lent}
 	p.scope.reset()
 }
+
+// scratch is what a parser needs while an element is under way. Connections that read take turns with it.
+type scratch struct {
+	out    []byte
+	attrs  []tagAttr
+	frames []frame
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // Idle lets go of scratch memory if no element is under way, and reports whether that is so. It is
 // for a connection that has nothing to read.
@@ -175,7 +186,11 @@ func (p *Parser) Idle() bool {
 	if p.state != outside {
 		return false
 	}
-	p.out, p.attrs, p.frames = nil, nil, nil
+	if p.lent != nil {
+		*p.lent = scratch{p.out[:0], p.attrs[:0], p.frames[:0]}
+		scratches.Put(p.lent)
+	}
+	p.out, p.attrs, p.frames, p.lent = nil, nil, nil, nil
 	return true
 }
 
@@ -189,6 +204,10 @@ func (p *Parser) Content() string { return p.content }
 func (p *Parser) Parse(buf []byte) (n int, tok Token, err error) {
 	if p.err != nil {
 		return 0, Token{}, p.err
+	}
+	if p.out == nil && p.lent == nil {
+		p.lent = scratches.Get().(*scratch)
+		p.out, p.attrs, p.frames = p.lent.out, p.lent.attrs, p.lent.frames
 	}
 	for {
 		if p.state == outside && p.pending == 0 {

@@ -63,83 +63,91 @@ func (r *Router) Handle(handlers []module.IQ) {
 // Route sends a stanza to the entity in its to. Its from has been verified or stamped by whoever
 // calls. It is called without any lock and returns when the stanza is in a queue, stored, refused,
 // or on somebody's list of effects.
-func (r *Router) Route(st stanza.Stanza) {
+func (r *Router) Route(st stanza.Stanza) { r.Forward(&st) }
+
+// Forward is Route for who has no more use for the stanza. From here on it stays where it is: hooks may
+// change it, so to hand it on would be to copy it to the heap.
+func (r *Router) Forward(st *stanza.Stanza) {
 	switch {
 	case !r.IsLocal(st.To.Domain()):
-		r.Remote.Send(st)
+		r.Remote.Send(*st)
 	case st.To.Local() == "":
-		r.server(st)
+		r.server(*st)
 	default:
 		r.account(st)
 	}
 }
 
 // account routes to a local account.
-func (r *Router) account(st stanza.Stanza) {
+func (r *Router) account(st *stanza.Stanza) {
 	err := r.Users.Do(st.To.Bare(), func(u *session.User) {
-		r.Receive(u, st)
+		r.receive(u, st)
 	})
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
-		r.stranger(st)
+		r.stranger(*st)
 	case err != nil:
 		r.Log.Error("account could not be read", "account", st.To.Bare(), "err", err)
-		r.reply(st, stanza.InternalServerError(""))
+		r.reply(*st, stanza.InternalServerError(""))
 	}
 }
 
 // Receive takes a stanza for an account, under its lock.
-func (r *Router) Receive(u *session.User, st stanza.Stanza) {
-	if v := r.Hooks.Incoming(u, &st); v.Stops() {
+func (r *Router) Receive(u *session.User, st stanza.Stanza) { r.receive(u, &st) }
+
+func (r *Router) receive(u *session.User, st *stanza.Stanza) {
+	if v := r.Hooks.Incoming(u, st); v.Stops() {
 		if v.Err() != nil {
-			refuse(u, st, v.Err())
+			refuse(u, *st, v.Err())
 		}
 		return
 	}
-	r.Deliver(u, st)
+	r.deliver(u, st)
 }
 
 // Deliver hands a stanza to the sessions of an account by RFC 6121 section 8.5, under its lock.
-func (r *Router) Deliver(u *session.User, st stanza.Stanza) {
+func (r *Router) Deliver(u *session.User, st stanza.Stanza) { r.deliver(u, &st) }
+
+func (r *Router) deliver(u *session.User, st *stanza.Stanza) {
 	switch st.Kind {
 	case stanza.Message:
 		r.message(u, st)
 	case stanza.Presence:
-		presence(u, st)
+		presence(u, *st)
 	case stanza.IQ:
-		r.iq(u, st)
+		r.iq(u, *st)
 	}
 }
 
 // message delivers or keeps a message. What is to be kept of it is written before anybody sees it, and
 // before its sender is told that it has arrived (XEP-0198 section 4).
-func (r *Router) message(u *session.User, st stanza.Stanza) {
+func (r *Router) message(u *session.User, st *stanza.Stanza) {
 	match := u.Find(st.To)
 	action := messageRule(situationOf(u), formOf(st.To, match != nil), st.Type)
 	switch action {
 	case silence:
 		return
 	case refusal:
-		refuse(u, st, stanza.ServiceUnavailable(""))
+		refuse(u, *st, stanza.ServiceUnavailable(""))
 		return
 	}
 	if _, _, ok := st.Counted(); ok && st.Lasting() {
-		st, _ = r.Journal.Open(st)
+		*st, _ = r.Journal.Open(*st)
 	}
-	r.Hooks.Accepted(u, &st)
-	to, later := r.recipients(u, st, action, match)
+	r.Hooks.Accepted(u, st)
+	to, later := r.recipients(u, *st, action, match)
 	kept := action == offline || later
-	u.Pass(st, to, r.Hooks.Copied(u, st, to), kept)
+	u.Pass(*st, to, r.Hooks.Copied(u, *st, to), kept)
 	if kept {
-		v := r.Hooks.Undelivered(u, &st)
+		v := r.Hooks.Undelivered(u, st)
 		if err := v.Err(); err != nil {
-			refuse(u, st, err)
+			refuse(u, *st, err)
 		} else if !v.Stops() {
-			refuse(u, st, stanza.ServiceUnavailable(""))
+			refuse(u, *st, stanza.ServiceUnavailable(""))
 		}
 	}
-	if e := journal.Of(st); e != nil {
-		e.Submit(st, u.Submit)
+	if e := journal.Of(*st); e != nil {
+		e.Submit(*st, u.Submit)
 	}
 }
 

@@ -25,7 +25,7 @@ func (e *end) Close(err *stanza.StreamError) { e.condition = err.Condition }
 // silent is a Router of nothing.
 type silent struct{}
 
-func (silent) Route(stanza.Stanza)                  {}
+func (silent) Forward(*stanza.Stanza)               {}
 func (silent) Deliver(*session.User, stanza.Stanza) {}
 func (silent) Receive(*session.User, stanza.Stanza) {}
 

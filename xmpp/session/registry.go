@@ -58,8 +58,8 @@ func New(store storage.Store, now func() time.Time) *Registry {
 
 // A Router takes what users send and says what they get; package router is one.
 type Router interface {
-	// Route sends a stanza on its way. It is called without any lock.
-	Route(st stanza.Stanza)
+	// Forward sends a stanza on its way, and may change it. It is called without any lock.
+	Forward(st *stanza.Stanza)
 	// Receive takes a stanza for a user, under the user's lock: the Incoming hooks are asked, then it
 	// is delivered.
 	Receive(u *User, st stanza.Stanza)
@@ -327,8 +327,8 @@ type User struct {
 	gone       bool // the account is being removed
 	ended      int  // how often sessions were ended for what the account or its clients lost
 
-	effects  []effect
-	carrying bool // somebody is carrying out effects and will find new ones
+	agenda   *agenda // nil: there are no effects
+	carrying bool    // somebody is carrying out effects and will find new ones
 }
 
 // An effect is a stanza to route or a function to run.
@@ -336,6 +336,14 @@ type effect struct {
 	route stanza.Stanza
 	run   func()
 }
+
+// An agenda is a list of effects. It is lent to a user who has some, and keeps its memory.
+type agenda struct{ effects []effect }
+
+var agendas = sync.Pool{New: func() any { return new(agenda) }}
+
+// maxAgenda is the longest list that is worth keeping.
+const maxAgenda = 64
 
 // JID is the account's bare JID.
 func (u *User) JID() jid.JID { return u.account }
@@ -375,14 +383,24 @@ func (u *User) Find(full jid.JID) *Session { return u.find(full) }
 // Route adds the routing of a stanza to the effects. Until then it is not acknowledged to its sender.
 func (u *User) Route(st stanza.Stanza) {
 	st.Hold()
-	u.effects = append(u.effects, effect{route: st})
+	u.add().route = st
 }
 
 // Deliver applies the delivery rules to a stanza now.
 func (u *User) Deliver(st stanza.Stanza) { u.registry.router.Deliver(u, st) }
 
 // After adds a function to the effects.
-func (u *User) After(run func()) { u.effects = append(u.effects, effect{run: run}) }
+func (u *User) After(run func()) { u.add().run = run }
+
+// add makes room for an effect.
+func (u *User) add() *effect {
+	if u.agenda == nil {
+		u.agenda = agendas.Get().(*agenda)
+	}
+	a := u.agenda
+	a.effects = append(a.effects, effect{})
+	return &a.effects[len(a.effects)-1]
+}
 
 // Submit queues a write and keeps the user in memory until it is done.
 func (u *User) Submit(write func(storage.Tx) error) *storage.Ticket {
@@ -477,7 +495,7 @@ func (u *User) End(s *Session, err *stanza.StreamError) {
 // one will find what this function left. So a user's effects never overtake each other.
 func (u *User) unlock() {
 	defer u.mu.Unlock()
-	for !u.carrying && len(u.effects) > 0 {
+	for !u.carrying && u.agenda != nil {
 		u.carry()
 	}
 }
@@ -485,28 +503,44 @@ func (u *User) unlock() {
 // carry takes the effects that are there and carries them out without the lock; it is called and
 // returns with the lock held, also when an effect panics.
 func (u *User) carry() {
-	todo := u.effects
-	u.effects = nil
+	todo := u.agenda
+	u.agenda = nil
 	u.carrying = true
 	u.mu.Unlock()
 	done := 0
 	defer func() {
 		u.mu.Lock()
 		u.carrying = false
-		u.effects = append(todo[done:len(todo):len(todo)], u.effects...)
+		u.resume(todo, done)
 	}()
-	for _, e := range todo {
+	for i := range todo.effects {
+		e := &todo.effects[i]
 		done++
 		if e.run != nil {
 			e.run()
 		} else {
-			u.registry.route(e.route)
+			u.registry.route(&e.route)
 		}
 	}
 }
 
-func (r *Registry) route(st stanza.Stanza) {
+// resume puts what is not done of an agenda before all that has come since.
+func (u *User) resume(a *agenda, done int) {
+	if done < len(a.effects) {
+		a.effects = a.effects[done:]
+		if u.agenda != nil {
+			a.effects = append(a.effects, u.agenda.effects...)
+		}
+		u.agenda = a
+	} else if cap(a.effects) <= maxAgenda {
+		clear(a.effects)
+		a.effects = a.effects[:0]
+		agendas.Put(a)
+	}
+}
+
+func (r *Registry) route(st *stanza.Stanza) {
 	defer st.Release()
-	defer r.journal.Close(st)
-	r.router.Route(st)
+	defer r.journal.Close(*st)
+	r.router.Forward(st)
 }

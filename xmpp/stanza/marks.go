@@ -1,6 +1,7 @@
 package stanza
 
 import (
+	"slices"
 	"time"
 
 	"tombolo/xmpp/element"
@@ -96,17 +97,17 @@ func Carbon(message element.Element, account, to jid.JID, sent bool) element.Ele
 	return w.Add(element.Start(name, ns.Carbons).Add(forwarded).Element()).Element()
 }
 
-// StripClaims returns e without the direct children that only by, or the server of by, may put there:
+// StripClaims returns e without the direct children that only one of by, or its server, may put there:
 // every stanza-id (XEP-0359 section 6) and delay (XEP-0203) that claims to be theirs is forged where
 // it comes from outside, and so is every copy, which servers make for their own users only (XEP-0280
 // section 11). Payloads, forwarded ones among them, are not looked into.
-func StripClaims(e element.Element, by jid.JID) element.Element {
+func StripClaims(e element.Element, by ...jid.JID) element.Element {
 	return e.Without(func(child element.Element) bool {
 		switch {
 		case child.Is("stanza-id", ns.StanzaID):
-			return claims(child.Attr("by"), by)
+			return claims(child.Attr("by"), by...)
 		case child.Is("delay", ns.Delay):
-			return claims(child.Attr("from"), by)
+			return claims(child.Attr("from"), by...)
 		}
 		return child.Is("received", ns.Carbons) || child.Is("sent", ns.Carbons)
 	})
@@ -114,7 +115,7 @@ func StripClaims(e element.Element, by jid.JID) element.Element {
 
 // claims compares addresses and not strings, since a client may take another spelling of an address
 // for the address.
-func claims(claimed string, by jid.JID) bool {
+func claims(claimed string, by ...jid.JID) bool {
 	j, err := jid.Parse(claimed)
-	return err == nil && (j.Bare() == by.Bare() || j == by.Server())
+	return err == nil && slices.ContainsFunc(by, func(by jid.JID) bool { return j.Bare() == by.Bare() || j == by.Server() })
 }

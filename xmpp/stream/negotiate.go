@@ -159,9 +159,10 @@ func (s *Stream) dispatch(e element.Element) error {
 	if s.login.exclusive() && e.NS() != ns.SASL2 {
 		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "authentication is under way"}
 	}
+	stanzas := s.Ready() && e.NS() == ns.Client
 	for i := range s.role.Features {
 		f := &s.role.Features[i]
-		if !f.Claims(e) || (s.Ready() && !f.available(s) && e.NS() == ns.Client) {
+		if stanzas && !f.available(s) || !f.Claims(e) {
 			continue // e.g. a second <bind/>, which is an ordinary request by then
 		}
 		if !f.available(s) || (s.role.Initiates && s.active != i) || (!s.role.Initiates && !s.offered[i] && !f.Quietly) {

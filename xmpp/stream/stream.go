@@ -306,7 +306,11 @@ func (s *Stream) feed(p []byte) error {
 		return err
 	}
 	if s.Ready() {
-		s.deadline = time.Now().Add(s.role.Timing.Quiet)
+		// A timer that is moved for each stanza costs more than a probe that comes a little early.
+		quiet := s.role.Timing.Quiet
+		if left := time.Until(s.deadline); left < quiet-quiet/8 || left > quiet {
+			s.deadline = time.Now().Add(quiet)
+		}
 		s.parser.SetLimits(s.role.Limits.After) // by dialback, which no feature's Outcome tells of
 	}
 	for len(p) > 0 && !s.finished {

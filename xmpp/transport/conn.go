@@ -53,7 +53,7 @@ func NewConn(c Socket, drained func()) (*Conn, error) {
 	return &Conn{socket: s}, nil
 }
 
-// Read reads what has arrived; ErrWouldBlock when that is nothing.
+// Read reads what has arrived; ErrWouldBlock when that is nothing, and until the next Wait from then on.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.tls != nil {
 		return c.tls.Read(p)

@@ -18,7 +18,8 @@ const drainStall = 30 * time.Second
 type socket struct {
 	net.Conn
 	raw      syscall.RawConn
-	blocking bool // owned by the reading goroutine
+	blocking bool // this and dry are owned by the reading goroutine
+	dry      bool // everything that had arrived was read; until the next wait
 
 	expected string            // what the stream's header named; for the choice of the certificate
 	served   *x509.Certificate // set by Certificates during the handshake
@@ -29,6 +30,7 @@ type socket struct {
 	err     error  // of the drain; sticky
 	idle    sync.Cond
 	latest  time.Time // no wait lasts longer; zero: no bound
+	until   time.Time // the deadline that the connection has
 	drained func()
 }
 
@@ -49,33 +51,33 @@ func (s *socket) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	ctlErr := s.raw.Read(func(fd uintptr) bool {
-		n, err = ignoringEINTR(syscall.Read, int(fd), p)
-		return true
-	})
-	switch {
-	case ctlErr != nil:
-		return 0, ctlErr
-	case errors.Is(err, syscall.EAGAIN):
+	if s.dry {
 		return 0, ErrWouldBlock
-	case err != nil:
+	}
+	n, err = readInto(s.raw, p)
+	// Less than there was room for is all that there was: what comes later is a change to the poller.
+	s.dry = n < len(p)
+	switch {
+	case err == syscall.EAGAIN:
+		return 0, ErrWouldBlock
+	case isErrno(err):
 		return 0, &net.OpError{Op: "read", Net: "tcp", Addr: s.RemoteAddr(), Err: err}
+	case err != nil:
+		return 0, err
 	case n == 0:
 		return 0, io.EOF
 	}
 	return n, nil
 }
 
-// wait blocks until the socket is readable. It peeks, because the poller only reports changes.
+// wait blocks until the socket is readable.
 func (s *socket) wait(deadline time.Time) error {
 	if err := s.setWait(deadline); err != nil {
 		return err
 	}
-	var one [1]byte
-	return s.raw.Read(func(fd uintptr) bool {
-		_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		return !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
-	})
+	err := awaitRead(s.raw)
+	s.dry = err != nil
+	return err
 }
 
 func (s *socket) setWait(deadline time.Time) error {
@@ -84,6 +86,10 @@ func (s *socket) setWait(deadline time.Time) error {
 	if !s.latest.IsZero() && (deadline.IsZero() || s.latest.Before(deadline)) {
 		deadline = s.latest
 	}
+	if deadline == s.until {
+		return nil
+	}
+	s.until = deadline
 	return s.SetReadDeadline(deadline)
 }
 
@@ -121,22 +127,14 @@ func (s *socket) Write(p []byte) (int, error) {
 
 // try writes what the kernel takes without blocking.
 func (s *socket) try(p []byte) (taken int, err error) {
-	ctlErr := s.raw.Write(func(fd uintptr) bool {
-		for taken < len(p) && err == nil {
-			var n int
-			if n, err = ignoringEINTR(syscall.Write, int(fd), p[taken:]); n > 0 {
-				taken += n
-			}
-		}
-		return true
-	})
-	if ctlErr != nil {
-		return taken, ctlErr
-	}
-	if err != nil && !errors.Is(err, syscall.EAGAIN) {
+	taken, err = writeFrom(s.raw, p)
+	switch {
+	case err == syscall.EAGAIN:
+		return taken, nil
+	case isErrno(err):
 		return taken, &net.OpError{Op: "write", Net: "tcp", Addr: s.RemoteAddr(), Err: err}
 	}
-	return taken, nil
+	return taken, err
 }
 
 // drain writes what was kept, until there is nothing left.
@@ -212,13 +210,10 @@ func (s *socket) finish(patience time.Duration) {
 // maxDiscard bounds what is read from a peer only to throw it away.
 const maxDiscard = 1 << 20
 
-func ignoringEINTR(call func(int, []byte) (int, error), fd int, p []byte) (int, error) {
-	for {
-		n, err := call(fd, p)
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
+// isErrno tells a failed system call from a descriptor that could not be used, which says more itself.
+func isErrno(err error) bool {
+	_, ok := err.(syscall.Errno)
+	return ok
 }
 
 func isReset(err error) bool {
