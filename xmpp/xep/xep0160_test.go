@@ -13,6 +13,7 @@ import (
 	"tombolo/storage"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
+	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
 )
 
@@ -217,6 +218,39 @@ func TestHandOverGoesOnWithAnotherSession(t *testing.T) {
 	if len(first.got) > 0 {
 		t.Errorf("the first got %s", (<-first.got).Element)
 	}
+}
+
+// TestHandOverToSomebodyWithCopies: who becomes available during a hand-over gets what has come meanwhile
+// from it, and no copy of that before (XEP-0280 section 7).
+func TestHandOverToSomebodyWithCopies(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	first, second := h.bind("juliet@a.test/1"), h.bind("juliet@a.test/2")
+	for _, c := range []*client{first, second} {
+		if err := h.host.Users.Do(c.s.JID().Bare(), func(*session.User) { c.s.Enable(ns.Carbons, true) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first.presence("<presence/>")
+	h.pass(time.Second)
+	h.route(note(2))
+	second.presence("<presence/>")
+	h.route(note(3))
+	release()
+	for n := 1; n <= 3; n++ {
+		if got := first.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("message %d is %s", n, got.Element)
+		}
+	}
+	for n := 2; n <= 3; n++ {
+		if got := second.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("message %d is %s at the second", n, got.Element)
+		}
+	}
+	first.nothing()
+	second.nothing()
 }
 
 func TestHandOverIsPaged(t *testing.T) {

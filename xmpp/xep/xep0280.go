@@ -105,12 +105,18 @@ func (c *carbons) copied(u hook.User, st stanza.Stanza, to []hook.Session) (copi
 		return nil
 	}
 	addressed := u.Session(st.To) != nil
-	present := slices.ContainsFunc(bound(u), func(s *session.Session) bool { return ready(u, s) })
+	present, postponed := false, false
+	for _, s := range bound(u) {
+		if ready(u, s) {
+			present = true
+			postponed = postponed || !addressed && !slices.Contains(to, hook.Session(s))
+		}
+	}
 	for _, s := range bound(u) {
 		switch {
 		case !s.Enabled(ns.Carbons), s.JID() == st.From, s.JID() == st.To, slices.Contains(to, hook.Session(s)):
 		case !addressed && ready(u, s): // it gets the message itself, after those that wait
-		case !addressed && !present && !s.Available(): // when it becomes available
+		case !addressed && (!present || postponed) && !s.Available(): // when it becomes available
 		default:
 			copied = append(copied, s)
 		}
