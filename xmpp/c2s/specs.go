@@ -7,8 +7,8 @@ import "tombolo/xmpp/module"
 func Features() []module.Feature {
 	var list []module.Feature
 	for _, i := range []module.Info{
-		{Spec: "XEP-0198", Name: "Stream Management", Version: "1.6.3", Status: "partial",
-			Note: "with clients, also inline; sessions do not survive the server"},
+		{Spec: "XEP-0198", Name: "Stream Management", Version: "1.6.3", Status: "complete",
+			Note: "with clients, also inline, and with other servers; sessions outlive the server"},
 		{Spec: "XEP-0386", Name: "Bind 2", Version: "1.1.0", Status: "partial",
 			Note: "offline messages come with the initial presence unless the client asks for the archive as it binds"},
 		{Spec: "XEP-0388", Name: "Extensible SASL Profile", Version: "1.0.4", Status: "complete"},
