@@ -80,32 +80,29 @@ func TestChaos(t *testing.T) {
 	}
 	w.devices[len(w.devices)-1].deaf = p.deaf
 
-	ctx, cancel := context.WithTimeout(t.Context(), p.duration+settling+3*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*p.duration+settling+3*patience)
 	defer cancel()
 	if err := w.server.start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	var lives, work sync.WaitGroup
-	over, end := context.WithCancel(ctx)
-	defer func() { end(); lives.Wait(); w.report(t) }()
+	over, leave := context.WithCancel(ctx)
+	defer func() { leave(); lives.Wait(); w.report(t) }()
 	for _, d := range w.devices {
 		lives.Go(func() { d.live(over) })
 	}
 	w.until(t, ctx, patience, "everybody is there", func(d *device) bool { return d.session > 0 && len(d.unacked) == 0 })
 
-	talking, silence := context.WithTimeout(ctx, p.duration)
+	talking, silence := context.WithCancel(ctx)
 	defer silence()
+	end := time.Now().Add(p.duration)
 	for _, d := range w.devices {
 		work.Go(func() { w.write(talking, d, pace*time.Duration(len(w.devices)), p.seed) })
 	}
 	var cuts cuts
-	work.Go(func() { cuts = w.cut(talking, rand.New(rand.NewPCG(p.seed, 1))) })
-	kills, terms := w.kill(t, talking, ctx, rand.New(rand.NewPCG(p.seed, 2)))
-	select {
-	case <-talking.Done():
-	case <-w.failed:
-		silence()
-	}
+	work.Go(func() { cuts = w.cut(talking, end, rand.New(rand.NewPCG(p.seed, 1))) })
+	kills, terms := w.kill(t, ctx, end, rand.New(rand.NewPCG(p.seed, 2)))
+	silence()
 	work.Wait()
 	t.Logf("%d messages; %d connections reset, %d left silently, %d closed, %d sessions forgotten, %d left for too long; %d kills, %d terminations",
 		len(w.messages), cuts.resets, cuts.silent, cuts.closed, cuts.forgotten, cuts.left, kills, terms)
@@ -129,7 +126,7 @@ func TestChaos(t *testing.T) {
 		d.ping()
 	}
 	w.until(t, ctx, patience, "everything has arrived", func(d *device) bool { return d.pings > 0 })
-	end()
+	leave()
 	lives.Wait()
 	w.conclude(t, w.judge(archives))
 	if err := w.server.end(ctx, syscall.SIGTERM); err != nil {
@@ -167,11 +164,10 @@ func (w *world) until(t *testing.T, ctx context.Context, limit time.Duration, wh
 type cuts struct{ resets, silent, closed, forgotten, left int }
 
 // cut cuts connections until the context ends.
-func (w *world) cut(ctx context.Context, chance *rand.Rand) (n cuts) {
+func (w *world) cut(ctx context.Context, end time.Time, chance *rand.Rand) (n cuts) {
 	for pause(ctx, time.Duration(chance.ExpFloat64()*float64(50*time.Millisecond))) {
 		d := w.devices[chance.IntN(len(w.devices))]
 		l := loss{silent: chance.IntN(3) == 0, away: time.Duration(chance.IntN(500)) * time.Millisecond}
-		end, _ := ctx.Deadline()
 		switch kind := chance.IntN(100); {
 		case kind < 6:
 			l.forgets = true
@@ -207,19 +203,21 @@ func (w *world) cut(ctx context.Context, chance *rand.Rand) (n cuts) {
 // lose makes a device lose its connection, unless it is the deaf one.
 func (w *world) lose(d *device, l loss) bool { return !d.deaf && d.lose(l) }
 
-// kill kills the server and starts it again, sometimes before everybody is back.
-func (w *world) kill(t *testing.T, talking, ctx context.Context, chance *rand.Rand) (kills, terms int) {
-	life := 6 * time.Second
+// kill kills the server and starts it again, sometimes before everybody is back, for some time and at
+// least ten times a minute.
+func (w *world) kill(t *testing.T, ctx context.Context, end time.Time, chance *rand.Rand) (kills, terms int) {
+	life := 4 * time.Second
 	if w.server.Stall > 0 {
-		life *= 3
+		life *= 4
 	}
+	least := int(time.Until(end) / (life + 2*time.Second))
 	next := func() time.Duration {
 		if chance.IntN(4) == 0 {
 			return time.Duration(chance.Int64N(int64(600 * time.Millisecond))) // nobody is back, or not everybody
 		}
 		return time.Second + time.Duration(chance.Int64N(int64(life)))
 	}
-	for pause(talking, next()) {
+	for pause(ctx, next()) && (time.Now().Before(end) || kills < least) {
 		sig := syscall.SIGKILL
 		if (kills+terms)%7 == 1 {
 			sig = syscall.SIGTERM

@@ -135,6 +135,11 @@ func newServer(t *testing.T, accounts []*account) *server {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s := &server{settings: settings{Dir: dir, StartTLS: freeAddress(t), DirectTLS: freeAddress(t)}}
+	t.Cleanup(func() {
+		if s.cmd != nil && s.cmd.ProcessState == nil { // the test has failed
+			_ = s.end(context.Background(), syscall.SIGKILL)
+		}
+	})
 	s.certify(t)
 	store, err := bolt.Open((&xmpp.Config{DataDir: dir}).Database(), bolt.Options{})
 	if err != nil {
