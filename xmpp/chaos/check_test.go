@@ -168,7 +168,7 @@ func (v *verdict) device(d *device) {
 		paged           bool
 	}
 	all := make(map[string]*seen)
-	place := make(map[string]int) // of the last one of each thread, in the session
+	place := make(map[string]int) // of the last one of each thread and address, in the session
 	session := 0
 	for _, s := range d.sightings {
 		if archive.what[s.id] != s.message {
@@ -198,7 +198,7 @@ func (v *verdict) device(d *device) {
 		}
 		is.live, is.inSession = is.live+1, s.session
 		if !s.late {
-			here, thread := archive.place[s.id], s.message.thread()
+			here, thread := archive.place[s.id], s.message.thread()+" "+s.message.address
 			if before, ok := place[thread]; ok && before > here {
 				v.wrongly(s.message, "came to %s behind %s", d.name(), archive.what[archive.ids[before]].origin)
 			}
@@ -239,8 +239,8 @@ func (v *verdict) gaps(d *device, archive *archive) {
 	}
 }
 
-// outOfOrder counts the messages that came to a device before one that the archive has earlier, in
-// whatever thread. Only within a thread is there an order that people could see.
+// outOfOrder counts the messages that came to a device behind one that the archive has later. Within a
+// thread there is none, except that one to a device's own address does not wait for offline messages.
 func (v *verdict) outOfOrder(d *device) (n int) {
 	session, last := 0, -1
 	for _, s := range d.seen() {

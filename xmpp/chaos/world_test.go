@@ -51,6 +51,7 @@ type message struct {
 	sender       *device
 	session      int
 	to           *account
+	address      string // of to, or of one of its devices
 	number       int
 
 	mu       sync.Mutex
@@ -159,7 +160,7 @@ func (w *world) write(ctx context.Context, d *device, pace time.Duration, seed u
 			d.mu.Unlock()
 			continue
 		}
-		m := &message{sender: d, session: d.session, to: to}
+		m := &message{sender: d, session: d.session, to: to, address: target}
 		numbers[m.thread()]++
 		m.number = numbers[m.thread()]
 		m.origin = fmt.Sprintf("%s.%d", m.thread(), m.number)
@@ -169,7 +170,7 @@ func (w *world) write(ctx context.Context, d *device, pace time.Duration, seed u
 		w.mu.Unlock()
 		m.asked = chance.IntN(4) == 0
 		d.send(&sent{message: m, text: fmt.Sprintf("<message type='chat' to='%s' id='%s'><body>%s</body><origin-id xmlns='urn:xmpp:sid:0' id='%s'/></message>",
-			target, m.origin, strings.ReplaceAll(m.body, "&", "&amp;"), m.origin)})
+			m.address, m.origin, strings.ReplaceAll(m.body, "&", "&amp;"), m.origin)})
 		if m.asked {
 			d.ask()
 		}
@@ -230,7 +231,7 @@ func (m *message) story(w *world) string {
 		}
 	}
 	slices.SortStableFunc(lines, order)
-	return "message " + m.origin + "\n" + w.tell(lines)
+	return fmt.Sprintf("message %s to %s\n%s", m.origin, m.address, w.tell(lines))
 }
 
 // story is what happened to a device at last.
