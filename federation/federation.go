@@ -78,8 +78,8 @@ type Config struct {
 	// Queue is how many bytes may wait for one pair while it has no stream: what was not sent, and
 	// what was and is not acknowledged.
 	Queue int
-	// Resume is how long another server may go on with a stream that was lost (XEP-0198), and how long
-	// we try to with one of ours; 0: not at all.
+	// Resume is how long another server is told that it may go on with a stream that was lost (XEP-0198),
+	// and how long we try to with one of ours; 0: not at all.
 	Resume time.Duration
 
 	Flusher *stream.Flusher

@@ -41,6 +41,10 @@ const (
 	maxParkedPair = 8
 )
 
+// inboundTime is how long a session is found, however soon we ask to be back: it holds nothing but a count, and
+// without it a server that was down for long would have to send again what we have got.
+const inboundTime = 24 * time.Hour
+
 // resumeTime bounds how long a resumption waits for what the earlier stream brought to be handled.
 const resumeTime = 30 * time.Second
 
@@ -258,7 +262,7 @@ func (f *Federation) expire(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, b := range f.inbound {
-		if b.ledger.Carrier() == nil && now.Sub(b.parked()) > f.Resume {
+		if b.ledger.Carrier() == nil && now.Sub(b.parked()) > max(f.Resume, inboundTime) {
 			delete(f.inbound, id)
 			f.erase(b)
 		}

@@ -139,12 +139,24 @@ func TestIncomingResumption_XEP0198_5(t *testing.T) {
 
 func TestInboundSessionsExpire(t *testing.T) {
 	l := newLab(t)
-	a := l.serve("a.test", options{config: func(c *Config) { c.Resume, c.Idle = 50*time.Millisecond, 50*time.Millisecond }})
+	a := l.serve("a.test", options{})
 	p := dialPeer(t, a)
 	p.login("b.test", "a.test", l.ca.issue(t, nil, "b.test"))
 	id := p.manage()
+	a.expire(time.Now().Add(48 * time.Hour))
+	if a.recall(keyOf(id)) == nil {
+		t.Fatal("a session with a stream has expired")
+	}
 	p.conn.Close()
-	eventually(t, "the end of the session", func() bool { return a.recall(keyOf(id)) == nil })
+	eventually(t, "the end of the stream", func() bool { return len(a.incomingNow()) == 0 })
+	a.expire(time.Now().Add(23 * time.Hour))
+	if a.recall(keyOf(id)) == nil {
+		t.Error("expired too early")
+	}
+	a.expire(time.Now().Add(25 * time.Hour))
+	if a.recall(keyOf(id)) != nil {
+		t.Error("not expired")
+	}
 }
 
 // The peer at the other end of our stream, played word for word.

@@ -465,3 +465,33 @@ func TestDateTime412(t *testing.T) {
 		}
 	}
 }
+
+// FuzzQuery demands that whatever a client asks for is understood or refused with an error that it may be told, and
+// that what is understood is within its bounds.
+func FuzzQuery(f *testing.F) {
+	const field = "<query><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>urn:xmpp:mam:2</value></field><field var='%s'><value>%s</value></field></x></query>"
+	for _, seed := range [][2]string{{"with", "a@b/c"}, {"start", "2010-06-07T00:00:00Z"}, {"end", "9999-12-31T23:59:59.999Z"},
+		{"after-id", "AAAAAAAAAAAAAAAAAAAAAA"}, {"ids", ""}, {"include-groupchat", "1"}, {"withtext", "x"}} {
+		f.Add(fmt.Sprintf(field, seed[0], seed[1]))
+	}
+	f.Add("<query queryid='1' node=''><set xmlns='http://jabber.org/protocol/rsm'><max>10</max><before/><after>x</after></set><flip-page xmlns='urn:xmpp:mam:2'/></query>")
+	f.Add("<query><set xmlns='http://jabber.org/protocol/rsm'><max>18446744073709551616</max></set></query>")
+	h := newHouse(f)
+	f.Fuzz(func(t *testing.T, text string) {
+		e, err := element.ParseOne(text, ns.Client)
+		if err != nil {
+			t.Skip()
+		}
+		r, err := parseQuery(h.host.Journal, juliet, e)
+		if err != nil {
+			if refused := (*stanza.Error)(nil); !errors.As(err, &refused) {
+				t.Errorf("%v is no stanza error", err)
+			}
+			return
+		}
+		if r.max < 0 || r.max > maxPage || len(r.IDs) > maxIDs || len(r.id) > maxQueryID ||
+			!r.Start.IsZero() && r.Start.Before(earliest) || r.End.After(latest.Add(time.Second)) {
+			t.Errorf("%+v", r)
+		}
+	})
+}

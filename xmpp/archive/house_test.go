@@ -33,7 +33,7 @@ var (
 
 // A house is a server for a.test that has archives and nothing else.
 type house struct {
-	*testing.T
+	testing.TB
 	*Archive
 	faults *storagetest.Faults
 	router *router.Router
@@ -50,8 +50,8 @@ type nowhere struct{}
 
 func (nowhere) Send(stanza.Stanza) {}
 
-func newHouse(t *testing.T) *house {
-	h := &house{T: t, faults: new(storagetest.Faults), lost: make(chan stanza.Stanza, 1000),
+func newHouse(t testing.TB) *house {
+	h := &house{TB: t, faults: new(storagetest.Faults), lost: make(chan stanza.Stanza, 1000),
 		time: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	store := mem.New(mem.Options{BeforeCommit: h.faults.BeforeCommit})
 	t.Cleanup(func() { store.Close() })

@@ -181,9 +181,7 @@ func (c *client) takeOver(e element.Element, announce func(handled uint32)) (ref
 			return refused, err
 		}
 		// The client will send again what is not counted, so what is under way must be over.
-		select {
-		case <-unhandled:
-		case <-time.After(time.Until(deadline)):
+		if !c.stream.Await(unhandled, time.Until(deadline)) {
 			return element.Element{}, &stanza.StreamError{Condition: stanza.StreamResourceConstraint,
 				Text: "what was sent before is not stored yet"}
 		}

@@ -2,6 +2,7 @@ package c2s
 
 import (
 	"crypto/sha256"
+	"sync/atomic"
 	"time"
 
 	"tombolo/xmpp/element"
@@ -24,6 +25,8 @@ type outlet struct {
 	old   bool          // from before a restart, and not resumed since
 	grace time.Duration // how long the session lives without a stream
 	gone  bool          // the store has been told to forget it
+
+	unkept atomic.Pointer[[]byte] // the newest record, if the store has not taken it; a write will
 
 	since time.Time // without a stream; zero: there is one. Guarded by the lock of server.parking
 }

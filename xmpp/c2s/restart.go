@@ -53,7 +53,8 @@ func (o *outlet) keepCount(count uint32, done func(bool)) {
 		Then(func(err error) { done(err == nil) })
 }
 
-// Changed implements session.Keeper.
+// Changed implements session.Keeper. A record may be large, and a client changes it with every presence that
+// it sends to somebody: so one write at most waits for the store, and takes what is newest when it runs.
 func (o *outlet) Changed() {
 	s := o.session
 	if o.peer == 0 || s == nil || o.gone {
@@ -69,8 +70,25 @@ func (o *outlet) Changed() {
 		o.server.Log.Error("session cannot be kept", "session", s.JID(), "err", err)
 		return
 	}
-	peer := storage.Peer{ID: o.peer, Kind: storage.ClientPeer, State: state}
-	o.submit("kept", func(tx storage.Tx) error { return tx.Peers().Put(peer) })
+	if o.unkept.Swap(&state) != nil {
+		return // a write that waits for its turn takes this one
+	}
+	peer := storage.Peer{ID: o.peer, Kind: storage.ClientPeer}
+	began := false
+	o.submit("kept", func(tx storage.Tx) error {
+		began = true
+		if newest := o.unkept.Swap(nil); newest != nil {
+			peer.State = *newest
+		}
+		if peer.State == nil {
+			return nil // an earlier write, which ran again, has it
+		}
+		return tx.Peers().Put(peer)
+	}).Then(func(error) {
+		if !began {
+			o.unkept.Store(nil) // the store had no room, and the next change is to try again
+		}
+	})
 }
 
 // Forget implements session.Keeper.
@@ -86,12 +104,14 @@ func (o *outlet) Forget() {
 	})
 }
 
-func (o *outlet) submit(what string, write func(storage.Tx) error) {
-	o.server.Store.Submit(write).Then(func(err error) {
+func (o *outlet) submit(what string, write func(storage.Tx) error) *storage.Ticket {
+	ticket := o.server.Store.Submit(write)
+	ticket.Then(func(err error) {
 		if err != nil {
 			o.server.Log.Error("session could not be "+what, "session", o.session.JID(), "err", err)
 		}
 	})
+	return ticket
 }
 
 // Restore finds the sessions that there were when the server ended. Their clients have as much time to
@@ -138,6 +158,9 @@ func (s *Server) Restore() error {
 }
 
 func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unacknowledged, lost session.Lost) error {
+	if len(r.Key) != len(key{}) {
+		return fmt.Errorf("the key has %d bytes", len(r.Key))
+	}
 	o := &outlet{server: s, peer: p.ID, id: key(r.Key), grace: min(r.Grace, s.Resume), asked: true, old: true}
 	parcels := make([]stream.Parcel, 0, len(waiting))
 	for _, m := range waiting {

@@ -69,6 +69,20 @@ func (s *Stream) Pause(d time.Duration) {
 	s.sleep(d)
 }
 
+// Await is Pause until done is closed, for not more than d; it reports whether done is.
+func (s *Stream) Await(done <-chan struct{}, d time.Duration) bool {
+	s.role.Flusher.End()
+	defer s.role.Flusher.Begin()
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-done:
+		return true
+	case <-late.C:
+		return false
+	}
+}
+
 // sleep waits, not longer than until the stream is closed or its deadline has passed.
 func (s *Stream) sleep(d time.Duration) {
 	const step = 200 * time.Millisecond

@@ -36,8 +36,9 @@ type house struct {
 	remote       *mailroom
 	hooks        *hook.Chain
 
-	mu  sync.Mutex
-	now time.Time
+	mu      sync.Mutex
+	now     time.Time
+	offline *Offline
 	// friends are the pairs (account, other) of which other may see account's presence.
 	friends map[[2]string]bool
 }
@@ -81,7 +82,8 @@ func newHouse(t testing.TB, o houseOptions) *house {
 		Features: func() []module.Feature { return features }}
 	h.registration = NewRegistration(h.host, o.registration)
 	o.Registration = h.registration
-	o.Offline = NewOffline(h.host, o.offline)
+	h.offline = NewOffline(h.host, o.offline)
+	o.Offline = h.offline
 	o.MaySeePresence = func(u hook.User, who jid.JID) bool { return h.friends[[2]string{u.JID().String(), who.String()}] }
 	hooks := []hook.Hooks{router.OwnHooks()}
 	for _, construct := range Table(o.Options) {

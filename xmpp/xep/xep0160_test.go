@@ -418,3 +418,61 @@ func TestLoginAgainstArrivingMessages(t *testing.T) {
 		t.Errorf("a sender was told: %s", (<-h.remote.got).Element)
 	}
 }
+
+// TestFetchedFromTheArchive: what a client gets from the archive waits no more; what is not there does, and so does
+// what a session is being handed.
+func TestFetchedFromTheArchive(t *testing.T) {
+	owner := jid.MustParse("juliet@a.test")
+	for name, c := range map[string]struct {
+		consume, handing bool
+		want             []string
+	}{
+		"consumed":          {true, false, []string{"m2"}},
+		"never":             {false, false, []string{"m1", "m2", "m3"}},
+		"while handed over": {true, true, []string{"m1", "m2", "m3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, houseOptions{offline: OfflineOptions{Consume: c.consume}})
+			h.accounts("juliet@a.test")
+			h.write(func(tx storage.Tx) error {
+				for n := 1; n <= 3; n++ {
+					m := storage.Message{At: h.clock(), Stanza: note(n), Offline: owner}
+					if n != 2 {
+						m.Archived = []storage.Archived{{Owner: owner, ID: uint64(n), With: jid.MustParse("romeo@far.test/x")}}
+					}
+					if err := tx.Messages().Add(m); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			juliet := h.bind("juliet@a.test/balcony")
+			stalled, release := h.stall()
+			fetch := func() {
+				if err := h.host.Users.Do(owner, func(u *session.User) { h.offline.Fetched(u) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.handing {
+				h.host.Store.Submit(func(storage.Tx) error { return nil }) // the hand-over stands behind it
+				<-stalled
+				juliet.presence("<presence/>")
+				fetch()
+			} else {
+				fetch()
+				juliet.presence("<presence/>")
+			}
+			release()
+			for _, id := range c.want {
+				if got := juliet.next(); got.ID != id {
+					t.Errorf("got %s, want %s", got.Element, id)
+				}
+			}
+			h.route(note(4))
+			if got := juliet.next(); got.ID != "m4" {
+				t.Errorf("got %s after the hand-over", got.Element)
+			}
+			eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+		})
+	}
+}

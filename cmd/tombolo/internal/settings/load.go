@@ -170,7 +170,7 @@ func (f *File) values(v reflect.Value, prefix, table string, all *[]Value) {
 		switch {
 		case !isTable(field.Type()):
 		case field.Kind() == reflect.Struct:
-			f.values(field, prefix+name+".", "["+prefix+name+"]", all)
+			f.values(field, prefix+name+".", "["+indexes.ReplaceAllString(prefix, "")+name+"]", all)
 		default:
 			for i := range field.Len() {
 				f.values(field.Index(i), fmt.Sprintf("%s%s[%d].", prefix, name, i), "[["+prefix+name+"]]", all)

@@ -85,18 +85,21 @@ func TestMistakes(t *testing.T) {
 			`7:8: limits.idle: "5" is not a time`,
 			`8:20: limits.offline_messages: "-1" is not a positive number or "off"`,
 			`9:9: limits.queue: "100" is not a size`}},
-		"off where it is not safe": {"[limits]\nstanza = \"off\"\nroster_items = \"off\"\n", []string{`6:1: this limit cannot be off; write a positive value such as "256kB"`}},
-		"too small":                {"[limits]\nstanza = \"1kB\"\n", []string{`6:1: "1kB" is too small; write "10kB" or more`}},
-		"network":                  {"[limits]\nexempt = [\"127.0.0.0/8\", \"me\"]\n", []string{`6:26: limits.exempt[1]: "me" is not a network`}},
-		"twice":                    {"[log]\nlevel = \"info\"\nlevel = \"warn\"\n", []string{`7:1: log.level is here a second time; the first is in line 6`}},
-		"table twice":              {"[log]\nlevel = \"info\"\n[auth]\n[log]\nformat = \"json\"\n", []string{`8:2: the table [log] is here a second time`}},
-		"single brackets":          {"[federation.partner]\ndomain = \"b.test\"\n", []string{`5:13: each federation.partner is a table of its own; write [[federation.partner]]`}},
-		"double brackets":          {"[[log]]\nlevel = \"info\"\n", []string{`5:3: there is one table [log]; write single brackets`}},
-		"value as table":           {"[data_dir]\n", []string{`5:2: data_dir is a value; write data_dir = "..."`}},
-		"not TOML":                 {"[log]\nlevel = info\nformat = 7\n", []string{`6:12: not TOML: `}},
-		"mistake before not TOML":  {"[log]\nlevle = \"info\"\n[auth\n", []string{`6:1: there is no log.levle; did you mean level?`, `7:6: not TOML: `}},
-		"words":                    {"[log]\nlevel = \"loud\"\n[federation]\npolicy = \"closed\"\n", []string{`6:1: "loud" is not possible here; write one of "debug"`, `8:1: "closed" is not possible`}},
-		"addresses":                {"[listen]\nclient = [\"127.0.0.1\"]\nserver = [\"127.0.0.1:1\"]\nserver_tls = [\"127.0.0.1:1\"]\n", []string{`6:11: "127.0.0.1" is not an address and a port`, `8:15: listen.server already listens on "127.0.0.1:1"`}},
+		"values that may be absent": {"[domain.archive]\nenabled = 3\nretention = \"soon\"\n", []string{
+			`6:11: domain[0].archive.enabled is a number here; write enabled = true or false`, `7:13: domain[0].archive.retention: "soon" is not a time`}},
+		"what becomes of offline messages": {"[offline]\nconsume = \"all\"\n", []string{`6:1: "all" is not possible here; write one of "account", "never"`}},
+		"off where it is not safe":         {"[limits]\nstanza = \"off\"\nroster_items = \"off\"\n", []string{`6:1: this limit cannot be off; write a positive value such as "256kB"`}},
+		"too small":                        {"[limits]\nstanza = \"1kB\"\n", []string{`6:1: "1kB" is too small; write "10kB" or more`}},
+		"network":                          {"[limits]\nexempt = [\"127.0.0.0/8\", \"me\"]\n", []string{`6:26: limits.exempt[1]: "me" is not a network`}},
+		"twice":                            {"[log]\nlevel = \"info\"\nlevel = \"warn\"\n", []string{`7:1: log.level is here a second time; the first is in line 6`}},
+		"table twice":                      {"[log]\nlevel = \"info\"\n[auth]\n[log]\nformat = \"json\"\n", []string{`8:2: the table [log] is here a second time`}},
+		"single brackets":                  {"[federation.partner]\ndomain = \"b.test\"\n", []string{`5:13: each federation.partner is a table of its own; write [[federation.partner]]`}},
+		"double brackets":                  {"[[log]]\nlevel = \"info\"\n", []string{`5:3: there is one table [log]; write single brackets`}},
+		"value as table":                   {"[data_dir]\n", []string{`5:2: data_dir is a value; write data_dir = "..."`}},
+		"not TOML":                         {"[log]\nlevel = info\nformat = 7\n", []string{`6:12: not TOML: `}},
+		"mistake before not TOML":          {"[log]\nlevle = \"info\"\n[auth\n", []string{`6:1: there is no log.levle; did you mean level?`, `7:6: not TOML: `}},
+		"words":                            {"[log]\nlevel = \"loud\"\n[federation]\npolicy = \"closed\"\n", []string{`6:1: "loud" is not possible here; write one of "debug"`, `8:1: "closed" is not possible`}},
+		"addresses":                        {"[listen]\nclient = [\"127.0.0.1\"]\nserver = [\"127.0.0.1:1\"]\nserver_tls = [\"127.0.0.1:1\"]\n", []string{`6:11: "127.0.0.1" is not an address and a port`, `8:15: listen.server already listens on "127.0.0.1:1"`}},
 		"partners": {"[federation]\ndeny = [\"c.test\"]\n[[federation.partner]]\ndomain = \"a.test\"\n[[federation.partner]]\ndomain = \"c.test\"\nauthentication = \"trust\"\npins = [\"abc\"]\n", []string{
 			`8:1: a.test is a domain of this server`, `10:1: c.test is also in federation.deny`,
 			`11:1: "trust" is not possible here`, `12:9: "abc" is not a SHA-256 in base64`}},
@@ -143,7 +146,7 @@ func TestValues(t *testing.T) {
 	f, warnings, err := Load(write(t, dir, `data_dir = "state"
 listen.server = []
 listen.client = ["127.0.0.1:5222", "[::1]:5222"]
-domain = [{name = "a.test", certificate = "a.test.crt", key = "/../`+strings.TrimPrefix(dir, "/")+`/a.test.key", contacts = {abuse = ["mailto:a@a.test"]}}]
+domain = [{name = "a.test", certificate = "a.test.crt", key = "/../`+strings.TrimPrefix(dir, "/")+`/a.test.key", contacts = {abuse = ["mailto:a@a.test"]}, archive = {enabled = false, retention = "30d"}}]
 [auth]
 iterations = 20_000
 [limits]
@@ -152,6 +155,8 @@ idle = "1.5m"
 offline_messages = "off"
 registrations_per_minute = 7
 exempt = ["127.0.0.0/8"]
+[archive]
+retention = "off"
 [[federation.partner]]
 domain = "b.test"
 [[federation.partner]]
@@ -172,6 +177,9 @@ authentication = "certificate"
 		{"an absent listener", f.Listen.ClientTLS, []string{":5223"}},
 		{"a listener that is off", f.Listen.Server, []string{}},
 		{"a listener", f.Listen.Client, []string{"127.0.0.1:5222", "[::1]:5222"}},
+		{"a switch that may be absent", *f.Domain[0].Archive.Enabled, false},
+		{"a time that may be absent", *f.Domain[0].Archive.Retention, xmpp.Lifetime(30 * 24 * time.Hour)},
+		{"a time without end", f.Archive.Retention, xmpp.Lifetime(0)},
 		{"a number", f.Auth.Iterations, 20000},
 		{"a size", f.Limits.Stanza, xmpp.Size(768 << 10)},
 		{"a time", f.Limits.Idle, xmpp.Duration(90 * time.Second)},
@@ -192,7 +200,7 @@ authentication = "certificate"
 	}
 	for key, want := range map[string]string{
 		"data_dir": f.Path + ":1", "listen.client": f.Path + ":3", "listen.http": "default", "limits.idle": f.Path + ":9",
-		"domain[0].name": f.Path + ":4", "domain[0].admins": "default", "federation.partner[1].domain": f.Path + ":16",
+		"domain[0].name": f.Path + ":4", "domain[0].admins": "default", "federation.partner[1].domain": f.Path + ":18", "domain[0].archive.enabled": f.Path + ":4",
 	} {
 		if sources[key] != want {
 			t.Errorf("source of %s: %q, want %q", key, sources[key], want)
