@@ -107,10 +107,11 @@ func (o *Offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
 }
 
 // Fetched is told, under the user's lock, that a client gets from the archive what it has missed: it is not
-// to get that a second time. What a session is being handed, or has not acknowledged, is left alone.
+// to get that a second time. What a session is being handed, is about to be (one that outlives a restart is, when
+// its client is back), or has not acknowledged, is left alone.
 func (o *Offline) Fetched(u hook.User) {
 	box := o.boxes.Get(u)
-	if !o.consume || !box.waiting || box.handOver != nil || len(box.out) > 0 {
+	if !o.consume || !box.waiting || box.handOver != nil || len(box.out) > 0 || len(o.all(u, nil)) > 0 {
 		return
 	}
 	owner := u.JID()

@@ -419,6 +419,32 @@ func TestLoginAgainstArrivingMessages(t *testing.T) {
 	}
 }
 
+// TestFetchedBesideASessionThatIsBackFromARestart: what that one is still to get is left for it.
+func TestFetchedBesideASessionThatIsBackFromARestart(t *testing.T) {
+	owner := jid.MustParse("juliet@a.test")
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Consume: true}})
+	h.accounts("juliet@a.test")
+	h.write(func(tx storage.Tx) error {
+		return tx.Messages().Add(storage.Message{At: h.clock(), Stanza: note(1), Offline: owner,
+			Archived: []storage.Archived{{Owner: owner, ID: 1, With: jid.MustParse("romeo@far.test/x")}}})
+	})
+	old := h.bind("juliet@a.test/old")
+	err := h.host.Users.Do(owner, func(u *session.User) {
+		old.s.SetPresence(parse(t, "<presence/>")) // as session.Registry.Restore does
+		h.offline.Fetched(u)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := h.stored("juliet@a.test"); len(kept) != 1 {
+		t.Errorf("%d messages are left", len(kept))
+	}
+	old.presence("<presence/>")
+	if got := old.next(); got.ID != "m1" {
+		t.Errorf("got %s", got.Element)
+	}
+}
+
 // TestFetchedFromTheArchive: what a client gets from the archive waits no more; what is not there does, and so does
 // what a session is being handed.
 func TestFetchedFromTheArchive(t *testing.T) {
