@@ -115,6 +115,7 @@ func serve(ctx context.Context, file *settings.File, log *logger, ready func(con
 			}
 		}()
 	}
+	go tendMemory(ctx)
 	return s.Run(ctx)
 }
 

@@ -343,7 +343,7 @@ type agenda struct{ effects []effect }
 var agendas = sync.Pool{New: func() any { return new(agenda) }}
 
 // maxAgenda is the longest list that is worth keeping.
-const maxAgenda = 64
+const maxAgenda = 256
 
 // JID is the account's bare JID.
 func (u *User) JID() jid.JID { return u.account }

@@ -18,9 +18,10 @@ type queue struct {
 	mu      sync.Mutex
 	room    sync.Cond // something was written, or the queue is closed
 	buf     []byte
-	marked  bool // the flusher knows of it, or somebody is flushing
-	writing bool // the connection is in use by a flush or a handshake
-	ended   bool // </stream:stream> is in it, and nothing comes after that
+	lent    *[]byte // what buf came from the pool in
+	marked  bool    // the flusher knows of it, or somebody is flushing
+	writing bool    // the connection is in use by a flush or a handshake
+	ended   bool    // </stream:stream> is in it, and nothing comes after that
 	closed  bool
 
 	added, taken int64 // bytes ever put in, and ever handed to the connection or taken out for good
@@ -67,7 +68,7 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (end 
 	q.ended = what == last
 	q.ask = q.ask || what == counted
 	if q.buf == nil {
-		q.buf = (*queueBuffers.Get().(*[]byte))[:0]
+		q.borrow()
 	}
 	before := len(q.buf)
 	if text != "" {
@@ -127,12 +128,17 @@ func (q *queue) flush() {
 			q.added += int64(len(request))
 			n = len(q.buf)
 		}
-		out := q.buf[:n]
-		q.buf, q.writing = rest(q.buf[n:]), true
+		out, rest, lent := q.buf[:n], q.buf[n:], q.lent
+		q.buf, q.lent, q.writing = nil, nil, true
+		if len(rest) > 0 {
+			q.borrow()
+			q.buf = append(q.buf, rest...)
+		}
 		q.mu.Unlock()
 		err := q.s.conn.Write(out)
 		if cap(out) <= keepBuffer {
-			queueBuffers.Put(&out)
+			*lent = out
+			queueBuffers.Put(lent)
 		}
 		q.mu.Lock()
 		q.writing = false
@@ -171,12 +177,10 @@ func (q *queue) passable() int {
 	return len(q.buf)
 }
 
-// rest is a buffer for what does not leave yet.
-func rest(p []byte) []byte {
-	if len(p) == 0 {
-		return nil
-	}
-	return append((*queueBuffers.Get().(*[]byte))[:0], p...)
+// borrow takes an empty buffer from the pool.
+func (q *queue) borrow() {
+	q.lent = queueBuffers.Get().(*[]byte)
+	q.buf = (*q.lent)[:0]
 }
 
 // wake makes the queue be flushed, after a gate has been settled.
@@ -300,7 +304,7 @@ func (q *queue) close() {
 
 // shut is close with the lock held.
 func (q *queue) shut() {
-	q.closed, q.buf, q.gates = true, nil, nil
+	q.closed, q.buf, q.lent, q.gates = true, nil, nil, nil
 	q.room.Broadcast()
 	q.s.conn.Close()
 }
@@ -312,6 +316,7 @@ type Flusher struct {
 	mu    sync.Mutex
 	turns int
 	dirty []*queue
+	spare []*queue // memory for the next dirty
 	wake  chan struct{}
 }
 
@@ -349,11 +354,20 @@ func (f *Flusher) End() {
 func (f *Flusher) flush() {
 	f.mu.Lock()
 	todo := f.dirty
-	f.dirty = nil
+	if len(todo) > 0 {
+		f.dirty, f.spare = f.spare, nil
+	}
 	f.mu.Unlock()
+	if len(todo) == 0 {
+		return
+	}
 	for _, q := range todo {
 		q.flush()
 	}
+	clear(todo)
+	f.mu.Lock()
+	f.spare = todo[:0]
+	f.mu.Unlock()
 }
 
 func (f *Flusher) mark(q *queue) {
