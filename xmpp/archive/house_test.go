@@ -167,6 +167,7 @@ func (h *house) login(resource string) *client {
 func (c *client) Send(e element.Element)    { c.Track(e, nil, nil) }
 func (c *client) Close(*stanza.StreamError) {}
 func (c *client) Managed() bool             { return true }
+func (c *client) Parked() bool              { return false }
 func (c *client) Peer() uint64              { return 0 }
 func (c *client) Changed()                  {}
 func (c *client) Forget()                   {}

@@ -61,6 +61,9 @@ func (o *outlet) Peer() uint64 { return o.peer }
 // Managed implements session.Keeper.
 func (o *outlet) Managed() bool { return o.ledger.Counts() }
 
+// Parked implements session.Keeper.
+func (o *outlet) Parked() bool { return o.ledger.Carrier() == nil }
+
 // Close ends the stream, if there is one, and all hope for another.
 func (o *outlet) Close(err *stanza.StreamError) {
 	o.server.parking.leave(o)

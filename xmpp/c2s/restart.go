@@ -117,39 +117,40 @@ func (o *outlet) submit(what string, write func(storage.Tx) error) *storage.Tick
 // Restore finds the sessions that there were when the server ended. Their clients have as much time to
 // come back as if they had lost their connections now. It is called before anybody can connect.
 func (s *Server) Restore() error {
-	var peers []storage.Peer
-	waiting := make(map[uint64][]storage.Unacknowledged)
-	err := s.Store.View(func(tx storage.Tx) (err error) {
-		if peers, err = tx.Peers().All(); err != nil {
-			return err
-		}
+	type remnant struct {
+		storage.Peer
+		waiting []storage.Unacknowledged
+		damage  error
+	}
+	var remnants []remnant
+	err := s.Store.View(func(tx storage.Tx) error {
+		peers, err := tx.Peers().All()
 		for _, p := range peers {
 			if p.Kind == storage.ClientPeer {
-				if waiting[p.ID], err = tx.Peers().Waiting(p.ID); err != nil {
-					return err
-				}
+				waiting, damage := tx.Peers().Waiting(p.ID)
+				remnants = append(remnants, remnant{p, waiting, damage})
 			}
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("sessions: %w", err)
 	}
 	lost := make(map[jid.JID]session.Lost)
-	for _, p := range peers {
-		if p.Kind != storage.ClientPeer {
-			continue
-		}
+	for _, p := range remnants {
 		var r sessionRecord
-		err := json.Unmarshal(p.State, &r)
+		err := p.damage
+		if err == nil {
+			err = json.Unmarshal(p.State, &r)
+		}
 		if err == nil {
 			account := r.Full.Bare()
 			if lost[account] == nil {
 				lost[account] = make(session.Lost)
 			}
-			err = s.restore(p, r, waiting[p.ID], lost[account])
+			err = s.restore(p.Peer, r, p.waiting, lost[account])
 		}
-		if err != nil {
+		if err != nil { // what cannot be read costs one session, and not the server
 			s.Log.Warn("session is lost", "session", r.Full, "err", err)
 			s.Store.Submit(func(tx storage.Tx) error { return tx.Peers().Delete(p.ID) })
 		}

@@ -16,7 +16,8 @@ type verdict struct {
 	world    *world
 	archives map[*account]*archive
 	doubles  int // messages that are twice where they should be because they were sent twice
-	late     int // messages that a device got again in a later session
+	late     int // messages that a device got again in a later session, for it had not acknowledged them
+	unmarked int // of these, those that do not say so by a delay
 	missed   int // that were found in pages only
 	wrong    []*mistake
 }
@@ -189,10 +190,10 @@ func (v *verdict) device(d *device) {
 			continue
 		case is.live > 0 && is.inSession == s.session:
 			v.wrongly(s.message, "came twice to %s", d.name())
-		case is.live > 0 && !s.late:
-			v.wrongly(s.message, "came to %s in another session as if it were new", d.name())
 		case is.live > 0:
-			v.late++
+			if v.late++; !s.late {
+				v.unmarked++
+			}
 		case s.message.sender == d:
 			v.wrongly(s.message, "came back to %s", d.name())
 		}

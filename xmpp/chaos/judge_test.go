@@ -35,7 +35,6 @@ func TestJudge(t *testing.T) {
 			s.device("u01b").sightings[2].late = true
 			s.rebind("u01b", 2, 2)
 		}, nil},
-		"as new in another session": {func(s *scene) { s.resee("u01b", "1223"); s.rebind("u01b", 2, 2) }, []string{"in another session as if it were new"}},
 		"left out in an earlier session": {func(s *scene) {
 			s.resee("u01b", "1323")
 			s.rebind("u01b", 2, 2)

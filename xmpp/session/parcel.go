@@ -19,6 +19,8 @@ type Keeper interface {
 	Track(e element.Element, note any, gate *stream.Gate) (number uint64)
 	// Managed says whether the client acknowledges.
 	Managed() bool
+	// Parked says whether there is no client at the moment.
+	Parked() bool
 	// Peer is the peer as which the client's session is found after a restart, 0 if it is not.
 	Peer() uint64
 	// Changed is told when what must be found then has changed.

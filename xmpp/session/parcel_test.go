@@ -27,6 +27,7 @@ type gone struct {
 
 func (*gone) Track(element.Element, any, *stream.Gate) uint64 { return 0 }
 func (*gone) Managed() bool                                   { return true }
+func (*gone) Parked() bool                                    { return false }
 func (g *gone) Peer() uint64                                  { return g.peer }
 func (*gone) Changed()                                        {}
 func (g *gone) Settle() (written, lost []stream.Parcel)       { return nil, g.lost }

@@ -443,7 +443,7 @@ func (u *User) bind(s *Session, max int, announce func(*User, *Session)) bool {
 			u.End(old, conflict("the same client has a newer stream"))
 		}
 	}
-	if max > 0 && len(u.sessions) >= max {
+	if max > 0 && len(u.sessions) >= max && !u.makeRoom() {
 		return false
 	}
 	s.user = u
@@ -452,6 +452,18 @@ func (u *User) bind(s *Session, max int, announce func(*User, *Session)) bool {
 	u.sessions = append(u.sessions, s)
 	u.registry.hooks.SessionBound(u, s)
 	return true
+}
+
+// makeRoom ends the oldest session that nobody uses, if there is one: a client that never comes back does not
+// lock its user out.
+func (u *User) makeRoom() bool {
+	for _, s := range u.sessions {
+		if s.keeper != nil && s.keeper.Parked() {
+			u.End(s, nil)
+			return true
+		}
+	}
+	return false
 }
 
 func (u *User) find(full jid.JID) *Session {
