@@ -129,7 +129,7 @@ func (o *Offline) postponed(u hook.User, st stanza.Stanza, to hook.Session) bool
 		return false
 	}
 	o.begin(u, box, to)
-	return st.To.IsBare() || box.handOver.to == to || !ready(u, box.handOver.to)
+	return forAll(u, st) || box.handOver.to == to || !ready(u, box.handOver.to)
 }
 
 // presence begins a hand-over to the first session that is ready for messages.
@@ -239,7 +239,7 @@ func (o *Offline) give(u *session.User, box *mailbox, after, kept uint64, page [
 			e = stanza.Delay(e, u.JID().Server(), m.Received)
 		}
 		to := []hook.Session{h.to}
-		if m.Received.After(h.began) && st.To.IsBare() {
+		if m.Received.After(h.began) && forAll(u, st) {
 			to = o.all(u, to) // live, if the hand-over had not been under way
 		}
 		if h.to.Resumable() {
@@ -252,6 +252,10 @@ func (o *Offline) give(u *session.User, box *mailbox, after, kept uint64, page [
 	}
 	return true
 }
+
+// forAll says whether a message is for all sessions that are ready (RFC 6121 sections 8.5.2.1.1 and
+// 8.5.3.2.1).
+func forAll(u hook.User, st stanza.Stanza) bool { return st.To.IsBare() || u.Session(st.To) == nil }
 
 // all are the sessions that a message for the bare JID is for, those in to first.
 func (o *Offline) all(u hook.User, to []hook.Session) []hook.Session {

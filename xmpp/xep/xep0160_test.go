@@ -253,6 +253,28 @@ func TestHandOverToSomebodyWithCopies(t *testing.T) {
 	second.nothing()
 }
 
+// TestHandOverOfWhatWasForSomebodyElse: what comes during a hand-over for a session that is gone is for all
+// others, each of which gets it once, even if the one that got the other messages leaves.
+func TestHandOverOfWhatWasForSomebodyElse(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	first, second := h.bind("juliet@a.test/1"), h.bind("juliet@a.test/2")
+	first.presence("<presence/>")
+	second.presence("<presence/>")
+	h.pass(time.Second)
+	h.route(strings.Replace(note(2), "to='juliet@a.test'", "to='juliet@a.test/gone'", 1))
+	first.end()
+	release()
+	for n := 1; n <= 2; n++ {
+		if got := second.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("message %d is %s", n, got.Element)
+		}
+	}
+	second.nothing()
+}
+
 func TestHandOverIsPaged(t *testing.T) {
 	h := newHouse(t, houseOptions{})
 	h.accounts("juliet@a.test")
