@@ -111,6 +111,7 @@ type Federation struct {
 	outgoing map[*outgoing]struct{}
 	incoming map[*incoming]struct{}
 	inbound  map[key]*inbound
+	orphans  []orphan  // until Run
 	idle     sync.Cond // a task ended
 	tasks    int       // goroutines of ours and streams
 }

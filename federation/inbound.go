@@ -8,7 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/publicsuffix"
+
 	"tombolo/xmpp/element"
+	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/stanza"
 	"tombolo/xmpp/stream"
@@ -20,6 +23,7 @@ import (
 type inbound struct {
 	Pair
 	id     key    // of resumption; zero: it cannot be resumed
+	owner  string // of the remote domain, as in registered, if it can be
 	peer   uint64 // the same in the store
 	ledger *stream.Ledger
 
@@ -34,8 +38,8 @@ type key [sha256.Size]byte
 
 func keyOf(identifier string) key { return sha256.Sum256([]byte(identifier)) }
 
-// Bounds of what waits to be resumed. A server that goes on with a stream needs one for a pair; one
-// that loses several at a time has them found again.
+// Bounds of what can be resumed. A server that goes on with a stream needs one for a pair; one that loses
+// several at a time has them found again. Where there are more, the oldest of whoever has most are forgotten.
 const (
 	maxInbound    = 10_000
 	maxParkedPair = 8
@@ -93,13 +97,11 @@ func (in *incoming) enable(e element.Element) {
 	enabled := element.Start("enabled", ns.SM)
 	if grace := in.f.Resume; grace > 0 && isTrue(e.Attr("resume")) {
 		identifier := rand.Text()
-		if b.id = keyOf(identifier); in.f.remember(b) {
-			b.keep(in.f)
-			enabled.Attr("id", identifier).Attr("resume", "true").
-				Attr("max", strconv.Itoa(max(1, int(grace/time.Second))))
-		} else {
-			b.id = key{}
-		}
+		b.id = keyOf(identifier)
+		in.f.remember(b)
+		b.keep(in.f)
+		enabled.Attr("id", identifier).Attr("resume", "true").
+			Attr("max", strconv.Itoa(max(1, int(grace/time.Second))))
 	}
 	b.ledger.Start(func() { in.s.Send(enabled.Element()) })
 	in.managed.Store(b)
@@ -222,13 +224,11 @@ func (b *inbound) kind() string {
 	return "resumable"
 }
 
-// remember makes a session be found; false if there are too many.
-func (f *Federation) remember(b *inbound) bool {
+// remember makes a session be found, if need be in place of another one.
+func (f *Federation) remember(b *inbound) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.inbound) >= maxInbound {
-		return false
-	}
+	b.owner = registered(b.Remote)
 	var parked []*inbound
 	for _, other := range f.inbound {
 		if other.Pair == b.Pair && other.ledger.Carrier() == nil {
@@ -236,12 +236,52 @@ func (f *Federation) remember(b *inbound) bool {
 		}
 	}
 	if len(parked) >= maxParkedPair {
-		oldest := slices.MinFunc(parked, func(x, y *inbound) int { return x.parked().Compare(y.parked()) })
-		delete(f.inbound, oldest.id)
-		f.erase(oldest)
+		f.evict(parked)
+	}
+	if len(f.inbound) >= maxInbound {
+		f.evict(f.crowd())
 	}
 	f.inbound[b.id] = b
-	return true
+}
+
+// crowd is the sessions of those who have most. Whoever owns a domain has as many below it as they like,
+// so these count as one, and nobody's many cost others theirs.
+func (f *Federation) crowd() []*inbound {
+	most, owned := 0, make(map[string]int)
+	for _, b := range f.inbound {
+		owned[b.owner]++
+		most = max(most, owned[b.owner])
+	}
+	crowd := make([]*inbound, 0, most)
+	for _, b := range f.inbound {
+		if owned[b.owner] == most {
+			crowd = append(crowd, b)
+		}
+	}
+	return crowd
+}
+
+// evict forgets the one of some sessions that has waited longest, or one that has a stream if none waits.
+func (f *Federation) evict(among []*inbound) {
+	oldest := slices.MinFunc(among, func(x, y *inbound) int {
+		switch carried := x.ledger.Carrier() != nil; {
+		case carried == (y.ledger.Carrier() != nil):
+			return x.parked().Compare(y.parked())
+		case carried:
+			return 1
+		}
+		return -1
+	})
+	delete(f.inbound, oldest.id)
+	f.erase(oldest)
+}
+
+// registered is the part of a domain that its owner has registered, as far as the list of public suffixes knows.
+func registered(domain string) string {
+	if owned, err := publicsuffix.EffectiveTLDPlusOne(jid.ASCIIDomain(domain)); err == nil {
+		return owned
+	}
+	return domain
 }
 
 func (f *Federation) recall(id key) *inbound {

@@ -240,6 +240,7 @@ type options struct {
 	cert   *tls.Certificate
 	direct bool
 	config func(*Config)
+	unkept chan<- stanza.Stanza // gets what could not be kept, which is an error otherwise
 }
 
 // A lab is some servers with a DNS and a CA in common.
@@ -298,7 +299,13 @@ func (l *lab) serve(domain string, o options) *server {
 	if c.Journal, err = journal.New(c.Store, time.Now); err != nil {
 		t.Fatal(err)
 	}
-	c.Journal.Start(func(st stanza.Stanza, err error) { t.Errorf("not kept: %s: %v", st.Element, err) })
+	c.Journal.Start(func(st stanza.Stanza, err error) {
+		if o.unkept != nil {
+			o.unkept <- st
+		} else {
+			t.Errorf("not kept: %s: %v", st.Element, err)
+		}
+	})
 	if s.Federation, err = New(c); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package federation
 
 import (
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"tombolo/storage"
@@ -25,11 +26,13 @@ type outbound struct {
 	id     string        // with which the session can be resumed; "": it cannot
 	grace  time.Duration // for how long the peer lets it be resumed, as far as we try; 0: it did not say
 
-	peer    uint64 // as which what waits is in the store; 0: nothing is
-	last    uint64 // the number of the last stanza
-	posted  uint64 // of the last one that was on a stream which is lost
-	through uint64 // of the last one that has arrived
-	stored  uint64 // of the last one that the store knows to have arrived
+	peer    uint64      // as which what waits is in the store; 0: nothing is
+	known   atomic.Bool // the store has it
+	move    *move       // of what waited in an earlier one; nil: the store has done it
+	last    uint64      // the number of the last stanza
+	posted  uint64      // of the last one that was on a stream which is lost
+	through uint64      // of the last one that has arrived
+	stored  uint64      // of the last one that the store knows to have arrived
 
 	progress bool      // something has arrived since the stream is there
 	heard    time.Time // when the peer last acknowledged, or something was sent to one that had acknowledged all
@@ -153,6 +156,7 @@ const unlimited = 1 << 62
 // draft makes an outbound that waits for its first stream.
 func (f *Federation) draft(p Pair) *outbound {
 	b := &outbound{f: f, Pair: p, ledger: stream.Restore(unlimited, f.Now, 0, nil, 0)}
+	b.ledger.Renumbering(b.renumber)
 	_, _, _ = b.ledger.Acknowledged(0) // there is nothing to number
 	return b
 }
@@ -161,6 +165,7 @@ func (f *Federation) draft(p Pair) *outbound {
 func begin(o *outgoing, now time.Time) *outbound {
 	b := &outbound{f: o.f, Pair: o.Pair, ledger: stream.NewLedger(o.s, unlimited, o.f.Now), acks: o.agreed.acks,
 		id: o.agreed.id, grace: o.agreed.grace, heard: now}
+	b.ledger.Renumbering(b.renumber)
 	if b.acks {
 		b.ledger.Start(func() {})
 	}
@@ -173,9 +178,11 @@ func (b *outbound) send(st stanza.Stanza, now time.Time) {
 	e := journal.Of(st)
 	number := b.post(letter{Stanza: st.WithReceipt(nil, 0).WithCourse(nil), kept: e != nil}, e.Gate(), now)
 	if e != nil {
-		b.keep()
+		if b.peer == 0 {
+			b.peer = newPeerID()
+		}
 		e.Wait(b.peer, number, storage.Plain, 1)
-		e.Submit(st, b.f.Store.Submit)
+		e.Submit(st, b.submit)
 	}
 }
 

@@ -253,11 +253,11 @@ func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 		wait = min(firstRetry<<min(attempt, 20), longestRetry)
 		return wait*3/4 + time.Duration(p.f.Random(int(wait/2))), true
 	}
-	waiting := p.fail(err)
+	waiting, over := p.fail(err)
 	p.mu.Unlock()
 	p.f.Log.Info("another domain cannot be reached", "local", p.Local, "peer", p.Remote, "err", err,
 		"returned", len(waiting))
-	p.f.bounce(publicReason(err), waiting...)
+	p.f.giveUp(publicReason(err), waiting, over)
 	return 0, false
 }
 
@@ -276,8 +276,9 @@ func (p *pair) leave(now time.Time) (progress bool) {
 	return b.progress
 }
 
-// fail begins a time in which nothing is tried, and returns what waited.
-func (p *pair) fail(err error) []stanza.Stanza {
+// fail begins a time in which nothing is tried, and returns what waited, and what the store is to forget of
+// that when its senders have it back (giveUp).
+func (p *pair) fail(err error) (waiting []stanza.Stanza, over *outbound) {
 	if err == nil {
 		err = errLost
 	}
@@ -285,9 +286,8 @@ func (p *pair) fail(err error) []stanza.Stanza {
 	p.failures++
 	p.until, p.reason = p.f.Now().Add(backoff*3/4+time.Duration(p.f.Random(int(backoff/2)))), err
 	if p.sent == nil || p.stream != nil {
-		return nil
+		return nil, nil
 	}
-	var waiting []stanza.Stanza
 	closing := p.f.work.Err() != nil
 	for _, parcel := range p.sent.end() {
 		if l := parcel.Note.(letter); !closing || !l.kept {
@@ -297,10 +297,19 @@ func (p *pair) fail(err error) []stanza.Stanza {
 	if closing {
 		p.sent.release() // the rest is sent after the restart
 	} else {
-		p.sent.forget()
+		over = p.sent
 	}
 	p.sent = nil
-	return waiting
+	return waiting, over
+}
+
+// giveUp returns what waited to its senders, and then forgets it: a crash in between returns it once more,
+// or sends it after all, but does not lose it without a word.
+func (f *Federation) giveUp(reason *stanza.Error, waiting []stanza.Stanza, over *outbound) {
+	f.bounce(reason, waiting...)
+	if over != nil {
+		over.forget()
+	}
 }
 
 func (p *pair) backoff() time.Duration { return min(firstBackoff<<min(p.failures, 20), longestBackoff) }
@@ -308,12 +317,12 @@ func (p *pair) backoff() time.Duration { return min(firstBackoff<<min(p.failures
 // shut returns what waits to its senders, for good, but for what is sent after a restart.
 func (p *pair) shut() {
 	p.mu.Lock()
-	waiting := p.fail(errClosing)
+	waiting, over := p.fail(errClosing)
 	if count, _ := p.sent.waiting(); p.stream != nil && p.sent.id != "" && count > 0 {
 		p.stream.s.Drop() // a stream that ends in order is not resumed
 	}
 	p.mu.Unlock()
-	p.f.bounce(publicReason(errClosing), waiting...)
+	p.f.giveUp(publicReason(errClosing), waiting, over)
 }
 
 // tend looks after the pair; heard is when a stanza last came the other way. It reports whether the

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"tombolo/storage"
@@ -34,14 +35,25 @@ type inboundRecord struct {
 // newPeerID chooses the number of a peer of the store.
 func newPeerID() uint64 { return rand.Uint64() | 1 }
 
-// keep puts an outbound into the store, once.
-func (b *outbound) keep() {
-	if b.peer == 0 {
-		b.peer = newPeerID()
-		record := b.record()
-		b.f.submit("session with another server could not be kept", b.Pair,
-			func(tx storage.Tx) error { return tx.Peers().Put(record) })
+// submit writes what is to wait for the outbound. That itself goes with it as long as the store is not known to
+// have it, for what waits for a peer that the store does not have is not kept.
+func (b *outbound) submit(write func(storage.Tx) error) *storage.Ticket {
+	if b.known.Load() {
+		return b.f.Store.Submit(write)
 	}
+	record := b.record()
+	ticket := b.f.Store.Submit(func(tx storage.Tx) error {
+		if err := tx.Peers().Put(record); err != nil {
+			return err
+		}
+		return write(tx)
+	})
+	ticket.Then(func(err error) {
+		if err == nil {
+			b.known.Store(true)
+		}
+	})
+	return ticket
 }
 
 func (b *outbound) record() storage.Peer {
@@ -60,6 +72,7 @@ func marshal(record any) []byte {
 // release tells the store what has arrived. That need not be there soon: of what a peer has got it says so
 // itself, and of what was only written nobody ever knows.
 func (b *outbound) release() {
+	b.moveAgain()
 	if b.peer == 0 || b.through <= b.stored {
 		return
 	}
@@ -71,13 +84,33 @@ func (b *outbound) release() {
 
 // forget removes an outbound from the store with all that waits.
 func (b *outbound) forget() {
-	if b.peer == 0 {
+	places := b.places()
+	if len(places) == 0 {
 		return
 	}
-	peer := b.peer
-	b.peer = 0
+	b.peer, b.move = 0, nil
 	b.f.submit("session with another server could not be removed", b.Pair,
-		func(tx storage.Tx) error { return tx.Peers().Delete(peer) })
+		func(tx storage.Tx) error { return remove(tx, places) })
+}
+
+// places are the peers of the store that have what waits.
+func (b *outbound) places() (list []uint64) {
+	if b.peer != 0 {
+		list = append(list, b.peer)
+	}
+	if b.move != nil && b.move.state.Load() != moveDone {
+		list = append(list, b.move.former...)
+	}
+	return list
+}
+
+func remove(tx storage.Tx, peers []uint64) error {
+	for _, peer := range peers {
+		if err := tx.Peers().Delete(peer); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // renumbered brings the numbers of what is sent again after a restart to disk. The gate opens then.
@@ -94,6 +127,19 @@ func (b *outbound) renumbered(changed []storage.Renumbered) *stream.Gate {
 	}).Then(func(error) { gate.Open() }) // rather twice than never
 	return gate
 }
+
+// A move is what an outbound takes over from an earlier one in the store.
+type move struct {
+	former   []uint64
+	messages []storage.Message
+	state    atomic.Uint32
+}
+
+const (
+	moveBegun uint32 = iota
+	moveDone
+	moveFailed
+)
 
 // moved puts what waited in an old outbound, and is to be sent in this one, into the store in its place. The
 // gate opens then.
@@ -113,19 +159,63 @@ func (b *outbound) moved(old *outbound, parcels []stream.Parcel) *stream.Gate {
 		old.forget()
 		return nil
 	}
-	gate, record, former := new(stream.Gate), b.record(), old.peer
-	b.f.submit("session with another server could not be kept", b.Pair, func(tx storage.Tx) error {
-		if err := tx.Peers().Put(record); err != nil {
-			return err
+	gate := new(stream.Gate)
+	b.move = &move{former: old.places(), messages: messages}
+	b.submitMove().Then(func(err error) {
+		if err != nil {
+			b.f.Log.Error("session with another server could not be kept", "local", b.Local, "peer", b.Remote, "err", err)
 		}
-		for _, m := range messages {
-			if err := tx.Messages().Add(m); err != nil {
+		gate.Open() // rather twice than never
+	})
+	return gate
+}
+
+func (b *outbound) submitMove() *storage.Ticket {
+	m := b.move
+	messages := m.messages
+	ticket := b.submit(func(tx storage.Tx) error {
+		for _, message := range messages {
+			if err := tx.Messages().Add(message); err != nil {
 				return err
 			}
 		}
-		return tx.Peers().Delete(former)
-	}).Then(func(error) { gate.Open() }) // rather twice than never
-	return gate
+		return remove(tx, m.former)
+	})
+	ticket.Then(func(err error) {
+		if err == nil {
+			m.state.Store(moveDone)
+		} else {
+			m.state.Store(moveFailed)
+		}
+	})
+	return ticket
+}
+
+// moveAgain moves what the store had no room for, unless it has arrived meanwhile.
+func (b *outbound) moveAgain() {
+	if b.move == nil {
+		return
+	}
+	switch m := b.move; m.state.Load() {
+	case moveDone:
+		b.move = nil
+	case moveFailed:
+		for len(m.messages) > 0 && m.messages[0].Waiting[0].Number <= b.through {
+			m.messages = m.messages[1:]
+		}
+		m.state.Store(moveBegun)
+		b.submitMove()
+	}
+}
+
+// renumber brings the numbers to disk that are others because something before could not be kept.
+func (b *outbound) renumber(changed []storage.Renumbered) {
+	if b.peer == 0 {
+		return
+	}
+	peer := b.peer
+	b.f.submit("session with another server could not be renumbered in the store", b.Pair,
+		func(tx storage.Tx) error { return tx.Peers().Renumber(peer, changed) })
 }
 
 // keep puts an inbound into the store: then the peer is told of nothing that is not there.
@@ -188,17 +278,37 @@ func (f *Federation) restore() error {
 		var err error
 		switch p.Kind {
 		case storage.IncomingPeer:
-			err = f.restoreInbound(p)
+			if err = f.restoreInbound(p); err != nil {
+				f.submit("session of another server could not be removed", Pair{},
+					func(tx storage.Tx) error { return tx.Peers().Delete(p.ID) })
+			}
 		case storage.OutgoingPeer:
-			err = f.restoreOutbound(p, waiting[p.ID])
+			if err = f.restoreOutbound(p, waiting[p.ID]); err != nil {
+				f.orphans = append(f.orphans, orphan{p.ID, f.parcels(waiting[p.ID])})
+			}
 		}
 		if err != nil {
 			f.Log.Warn("a session with another server is lost", "err", err)
-			f.submit("session with another server could not be removed", Pair{},
-				func(tx storage.Tx) error { return tx.Peers().Delete(p.ID) })
 		}
 	}
 	return nil
+}
+
+// An orphan is what waits in an outbound that cannot go on after a restart.
+type orphan struct {
+	peer    uint64
+	parcels []stream.Parcel
+}
+
+// disown returns it to those senders who are still of this server, and then forgets it.
+func (f *Federation) disown(o orphan) {
+	for _, p := range o.parcels {
+		if st := p.Note.(letter).Stanza; f.isLocal(st.From.Domain()) {
+			f.bounce(publicReason(errLost), st)
+		}
+	}
+	f.submit("session with another server could not be removed", Pair{},
+		func(tx storage.Tx) error { return tx.Peers().Delete(o.peer) })
 }
 
 func (f *Federation) restoreInbound(p storage.Peer) error {
@@ -206,7 +316,10 @@ func (f *Federation) restoreInbound(p storage.Peer) error {
 	if err := json.Unmarshal(p.State, &r); err != nil {
 		return err
 	}
-	b := &inbound{Pair: r.Pair, id: key(r.Key), peer: p.ID, since: f.Now(),
+	if len(r.Key) != len(key{}) {
+		return fmt.Errorf("the key has %d bytes", len(r.Key))
+	}
+	b := &inbound{Pair: r.Pair, id: key(r.Key), owner: registered(r.Remote), peer: p.ID, since: f.Now(),
 		ledger: stream.Restore(unlimited, f.Now, 0, nil, p.Count)}
 	_, _, _ = b.ledger.Acknowledged(0) // nothing is sent this way
 	b.persist(f)
@@ -228,22 +341,11 @@ func (f *Federation) restoreOutbound(p storage.Peer, waiting []storage.Unacknowl
 	case way.sent != nil:
 		return fmt.Errorf("there are two of %s and %s", r.Local, r.Remote)
 	}
-	parcels := make([]stream.Parcel, 0, len(waiting))
-	for _, m := range waiting {
-		e, err := element.ParseOne(m.Stanza, ns.Client)
-		if err != nil {
-			f.Log.Error("message cannot be read", "local", r.Local, "peer", r.Remote, "err", err)
-			continue
-		}
-		st, err := stanza.Parse(e)
-		if err != nil {
-			f.Log.Error("message cannot be read", "local", r.Local, "peer", r.Remote, "err", err)
-			continue
-		}
-		parcels = append(parcels, stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: letter{st, m.Number, true}})
-	}
+	parcels := f.parcels(waiting)
 	b := &outbound{f: f, Pair: way.Pair, acks: r.Previd != "", id: r.Previd, grace: r.Grace, peer: p.ID, lost: f.Now(),
 		ledger: stream.Restore(unlimited, f.Now, r.Acked, parcels, 0)}
+	b.ledger.Renumbering(b.renumber)
+	b.known.Store(true)
 	if len(parcels) == 0 {
 		b.forget() // there is nothing to go on with
 		return nil
@@ -253,8 +355,31 @@ func (f *Federation) restoreOutbound(p storage.Peer, waiting []storage.Unacknowl
 	return nil
 }
 
+// parcels are messages as they were sent to a server.
+func (f *Federation) parcels(waiting []storage.Unacknowledged) []stream.Parcel {
+	parcels := make([]stream.Parcel, 0, len(waiting))
+	for _, m := range waiting {
+		e, err := element.ParseOne(m.Stanza, ns.Client)
+		if err != nil {
+			f.Log.Error("message to another server cannot be read", "err", err)
+			continue
+		}
+		st, err := stanza.Parse(e)
+		if err != nil {
+			f.Log.Error("message to another server cannot be read", "err", err)
+			continue
+		}
+		parcels = append(parcels, stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: letter{st, m.Number, true}})
+	}
+	return parcels
+}
+
 // wake sends what has waited since before a restart.
 func (f *Federation) wake() {
+	for _, o := range f.orphans {
+		f.disown(o)
+	}
+	f.orphans = nil
 	f.mu.Lock()
 	pairs := f.pairs
 	var waiting []*pair

@@ -307,3 +307,13 @@ func TestShutdownKeepsSessions(t *testing.T) {
 	}
 	a.quiet(t)
 }
+
+// A record that is damaged costs its session, not the start of the server.
+func TestRestoreDamagedInbound(t *testing.T) {
+	for _, state := range []string{"null", "{}", `{"Key":"AAAA"}`} {
+		f := &Federation{Config: Config{Now: time.Now}, inbound: make(map[key]*inbound)}
+		if err := f.restoreInbound(storage.Peer{ID: 7, State: []byte(state)}); err == nil || len(f.inbound) != 0 {
+			t.Errorf("%s: %v", state, err)
+		}
+	}
+}

@@ -9,7 +9,9 @@ import (
 	"tombolo/storage"
 	"tombolo/storage/mem"
 	"tombolo/storage/storagetest"
+	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/ns"
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stream"
 )
@@ -62,5 +64,47 @@ func TestChangesWhileStoreIsBusy(t *testing.T) {
 	var r sessionRecord
 	if err := json.Unmarshal(allPeers(t, s)[0].State, &r); err != nil || len(r.Enabled) != 505 {
 		t.Errorf("%d are enabled instead of 505, %v", len(r.Enabled), err)
+	}
+}
+
+// A session that the store had no room for is there when something is to wait for it.
+func TestSessionIsKeptWithWhatWaitsForIt(t *testing.T) {
+	faults := new(storagetest.Faults)
+	s := newRestorer(t, mem.Options{BeforeCommit: faults.BeforeCommit})
+	o := &outlet{server: s, peer: 7, grace: time.Minute, ledger: stream.Restore(1<<20, time.Now, 0, nil, 0)}
+	account := jid.MustParse("a@a.test")
+	err := s.Users.Restore(session.Remnant{Full: jid.MustParse("a@a.test/r"), Sink: o,
+		Found: func(_ *session.User, found *session.Session) { o.session = found }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(fn func()) {
+		t.Helper()
+		if err := s.Users.Do(account, func(*session.User) { fn() }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	faults.FailNext(storage.ErrNoSpace)
+	do(o.Changed)
+	<-s.Store.Submit(nil).Done()
+	if left := allPeers(t, s); len(left) != 0 || faults.Pending() != 0 {
+		t.Fatalf("the store had room: %v", left)
+	}
+	do(func() {
+		number := o.Track(element.Leaf("message", ns.Client, ""), nil, new(stream.Gate))
+		s.Store.Submit(func(tx storage.Tx) error {
+			return tx.Messages().Add(storage.Message{At: time.Now(), Stanza: "<message/>",
+				Waiting: []storage.Waiting{{Peer: o.peer, Number: number, Copies: 1}}})
+		})
+	})
+	write(t, s, nil)
+	if err := s.Store.View(func(tx storage.Tx) error {
+		waiting, err := tx.Peers().Waiting(o.peer)
+		if len(waiting) != 1 {
+			t.Errorf("%d messages wait", len(waiting))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
 	}
 }

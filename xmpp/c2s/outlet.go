@@ -27,6 +27,7 @@ type outlet struct {
 	gone  bool          // the store has been told to forget it
 
 	unkept atomic.Pointer[[]byte] // the newest record, if the store has not taken it; a write will
+	stale  atomic.Bool            // a record could not be written
 
 	since time.Time // without a stream; zero: there is one. Guarded by the lock of server.parking
 }
@@ -46,6 +47,9 @@ func (o *outlet) Send(e element.Element) { o.Track(e, nil, nil) }
 
 // Track implements session.Keeper.
 func (o *outlet) Track(e element.Element, note any, gate *stream.Gate) uint64 {
+	if gate != nil && o.stale.Swap(false) {
+		o.Changed() // what is about to wait for the session is kept only if that is
+	}
 	number, ok := o.ledger.Send(e, note, gate)
 	if !ok {
 		o.server.Counters.Hit("limit: unacknowledged stanzas")

@@ -84,9 +84,12 @@ func (o *outlet) Changed() {
 			return nil // an earlier write, which ran again, has it
 		}
 		return tx.Peers().Put(peer)
-	}).Then(func(error) {
+	}).Then(func(err error) {
 		if !began {
 			o.unkept.Store(nil) // the store had no room, and the next change is to try again
+		}
+		if err != nil {
+			o.stale.Store(true)
 		}
 	})
 }
