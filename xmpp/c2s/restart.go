@@ -101,7 +101,10 @@ func (o *outlet) Forget() {
 	}
 	o.gone = true
 	peer := o.peer
-	o.submit("forgotten", func(tx storage.Tx) error { return tx.Peers().Delete(peer) })
+	o.submit("forgotten", func(tx storage.Tx) error {
+		o.server.Journal.Renumbered(peer, nil)
+		return tx.Peers().Delete(peer)
+	})
 }
 
 func (o *outlet) submit(what string, write func(storage.Tx) error) *storage.Ticket {
@@ -217,11 +220,12 @@ func (o *outlet) renumbered(acked uint64, changed []storage.Renumbered) *stream.
 	if len(changed) == 0 {
 		return nil
 	}
-	gate, peer := new(stream.Gate), o.peer
+	gate, peer, unwritten := new(stream.Gate), o.peer, o.ledger.Unwritten(changed)
 	o.server.Store.Submit(func(tx storage.Tx) error {
 		if err := tx.Peers().Acknowledged(peer, acked); err != nil {
 			return err
 		}
+		o.server.Journal.Renumbered(peer, unwritten)
 		return tx.Peers().Renumber(peer, changed)
 	}).Then(func(err error) {
 		if err == nil {

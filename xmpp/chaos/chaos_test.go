@@ -38,7 +38,6 @@ type plan struct {
 	seed        uint64
 	accounts    int
 	stall, deaf bool
-	kills       bool // the word "kills": not every one goes without a double yet
 }
 
 func newPlan(t *testing.T) plan {
@@ -52,8 +51,6 @@ func newPlan(t *testing.T) plan {
 			p.seed, err = strconv.ParseUint(seed, 10, 64)
 		} else if n, ok := strings.CutPrefix(word, "accounts="); ok {
 			p.accounts, err = strconv.Atoi(n)
-		} else if word == "kills" {
-			p.kills = true
 		} else if word == "stall" {
 			p.stall = true
 		} else if word == "deaf" {
@@ -104,15 +101,7 @@ func TestChaos(t *testing.T) {
 	}
 	var cuts cuts
 	work.Go(func() { cuts = w.cut(talking, end, rand.New(rand.NewPCG(p.seed, 1))) })
-	kills, terms := 0, 0
-	if p.kills {
-		kills, terms = w.kill(t, ctx, end, rand.New(rand.NewPCG(p.seed, 2)))
-	} else {
-		select {
-		case <-time.After(p.duration):
-		case <-w.failed:
-		}
-	}
+	kills, terms := w.kill(t, ctx, end, rand.New(rand.NewPCG(p.seed, 2)))
 	silence()
 	work.Wait()
 	t.Logf("%d messages; %d connections reset, %d left silently, %d closed, %d sessions forgotten, %d left for too long; %d kills, %d terminations",

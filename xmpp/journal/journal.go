@@ -32,6 +32,10 @@ type Journal struct {
 	last   atomic.Uint64 // id given to an archived message
 	names  cipher.Block  // makes stanza-ids of ids
 	failed func(stanza.Stanza, error)
+
+	// moved are changes of numbers of which entries on their way do not know, by peer. It belongs to the
+	// goroutine that commits.
+	moved map[uint64][]storage.Renumbered
 }
 
 // secret is the name under which the key of stanza-ids is kept.
@@ -39,7 +43,7 @@ const secret = "stanza-id"
 
 // New makes the journal of a store. It goes on with the numbers that the archives have.
 func New(store storage.Store, now func() time.Time) (*Journal, error) {
-	j := &Journal{store: store, now: now}
+	j := &Journal{store: store, now: now, moved: make(map[uint64][]storage.Renumbered)}
 	var key []byte
 	err := store.View(func(tx storage.Tx) error {
 		last, err := tx.Archive().LastID()
@@ -214,10 +218,37 @@ func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *st
 }
 
 func (e *Entry) write(tx storage.Tx) error {
+	e.journal.renumber(e.message.Waiting)
 	if err := tx.Messages().Add(e.message); err != nil || e.lost.Peer == 0 {
 		return err
 	}
 	return tx.Peers().Acknowledged(e.lost.Peer, e.lost.Number)
+}
+
+// Renumbered says that a peer's stanzas have other numbers, so that entries that are not written yet are
+// written with these; nil: there is nothing more of the peer. It is called in the transaction that
+// renumbers what is written.
+func (j *Journal) Renumbered(peer uint64, unwritten []storage.Renumbered) {
+	if len(unwritten) == 0 {
+		delete(j.moved, peer)
+	} else {
+		j.moved[peer] = unwritten
+	}
+}
+
+func (j *Journal) renumber(waiting []storage.Waiting) {
+	if len(j.moved) == 0 {
+		return
+	}
+	for i := range waiting {
+		w := &waiting[i]
+		for _, c := range j.moved[w.Peer] {
+			if c.Old == w.Number {
+				w.Number = c.New
+				break
+			}
+		}
+	}
 }
 
 // StanzaID is the form of an id in which an account and its contacts see it (XEP-0359): it tells nothing,

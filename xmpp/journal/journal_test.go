@@ -179,3 +179,43 @@ func TestNotKept(t *testing.T) {
 		store.Close()
 	}
 }
+
+// A row that is written after its peer's stanzas got other numbers has the other one, as those that were
+// written before.
+func TestRenumbered(t *testing.T) {
+	const peer, old = 9, 1<<31 + 1
+	for _, late := range []bool{false, true} {
+		store := mem.New(mem.Options{})
+		j := open(t, store)
+		store.Submit(func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: peer, Kind: storage.ClientPeer}) })
+		st, entry := j.Open(letter())
+		entry.Wait(peer, old, storage.CarbonSent, 1)
+		changed := []storage.Renumbered{{Old: old, New: 4}}
+		renumber := func() {
+			store.Submit(func(tx storage.Tx) error {
+				j.Renumbered(peer, changed)
+				return tx.Peers().Renumber(peer, changed)
+			})
+		}
+		if late {
+			renumber()
+		}
+		entry.Submit(st, store.Submit)
+		if !late {
+			renumber()
+		}
+		if err := j.Barrier(); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.View(func(tx storage.Tx) error {
+			waiting, err := tx.Peers().Waiting(peer)
+			if len(waiting) != 1 || waiting[0].Number != 4 {
+				t.Errorf("late %t: waiting are %+v, want number 4", late, waiting)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		store.Close()
+	}
+}

@@ -41,6 +41,9 @@ func (g *Gate) settle(state uint32) {
 // failed says whether what was enqueued with the gate will never leave; no gate never fails.
 func (g *Gate) failed() bool { return g != nil && g.state.Load() == gateFailed }
 
+// closed says whether it is not known yet what becomes of what was enqueued with the gate.
+func (g *Gate) closed() bool { return g != nil && g.state.Load() == gateClosed }
+
 // await makes the gate wake a queue when it is settled. It reports false if it is open already.
 func (g *Gate) await(q *queue) bool {
 	g.mu.Lock()

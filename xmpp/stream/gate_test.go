@@ -180,3 +180,46 @@ func TestResumeWaits(t *testing.T) {
 		l.Park()
 	}
 }
+
+// A stream that is closed is not told of a resumption, and gets nothing of what follows that.
+func TestResumeOnClosedStream(t *testing.T) {
+	p := run(t, role(t))
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	l := managed(t, run(t, role(t)))
+	l.Park()
+	l.Send(numbered(1), nil, nil)
+	p.stream.Drop()
+	l.Resume(p.stream, nil, func(uint32) { p.stream.SendRaw("<resumed/>") })
+	if got := p.readEnd(t); strings.Contains(got, "<message") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A second resumption waits as the first one did, of which the numbers may not be on disk yet.
+func TestResumeTwice(t *testing.T) {
+	l := stream.Restore(1<<20, time.Now, 2, []stream.Parcel{{Element: numbered(1), Number: 4}}, 0)
+	first := new(stream.Gate)
+	var onDisk atomic.Bool
+	for again, gate := range []*stream.Gate{first, nil} {
+		if _, changed, err := l.Acknowledged(2); err != nil || len(changed) != 1-again {
+			t.Fatalf("renumbered %v, %v", changed, err)
+		}
+		p := run(t, role(t))
+		p.send(t, header)
+		p.readTo(t, "</stream:features>")
+		l.Resume(p.stream, gate, func(uint32) { p.stream.SendRaw("<resumed/>") })
+		p.readTo(t, "<resumed/>")
+		if again == 0 {
+			l.Park()
+			continue
+		}
+		time.AfterFunc(50*time.Millisecond, func() { // time enough to do it wrong
+			onDisk.Store(true)
+			first.Open()
+		})
+		if got := p.readTo(t, ">x</body></message>"); !onDisk.Load() {
+			t.Errorf("%q left at once", got)
+		}
+	}
+}

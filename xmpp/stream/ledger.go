@@ -41,12 +41,13 @@ type Ledger struct {
 	stream   *Stream // that carries it; nil: none
 	counting bool
 
-	sent     uint64   // the greatest number
-	acked    uint64   // the peer's h
-	kept     []Parcel // behind it, oldest first
-	restored bool     // kept is from before a restart: sent is not known, and there may be gaps
-	bytes    int      // of kept
-	full     bool     // there was too much, and the owner knows
+	sent       uint64   // the greatest number
+	acked      uint64   // the peer's h
+	kept       []Parcel // behind it, oldest first
+	restored   bool     // kept is from before a restart: sent is not known, and there may be gaps
+	renumbered *Gate    // of the numbers that kept got instead; nil: they are as they were
+	bytes      int      // of kept
+	full       bool     // there was too much, and the owner knows
 
 	received uint32  // stanzas of the peer
 	open     []int32 // how often the last len(open) of these are held
@@ -315,6 +316,18 @@ func (l *Ledger) Acknowledged(h uint32) (arrived []Parcel, changed []storage.Ren
 	return arrived, changed, nil
 }
 
+// Unwritten are those of the changes that Acknowledged has just returned of which there is no row yet.
+func (l *Ledger) Unwritten(changed []storage.Renumbered) (list []storage.Renumbered) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, c := range changed {
+		if l.kept[i].Gate.closed() {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // Resume puts the ledger on a new stream, after Acknowledged: announce tells the peer how many of its
 // own are handled, and what it has not got goes again, in order, when the gate is open.
 func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
@@ -323,7 +336,13 @@ func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
 	announce(l.handled())
 	l.stream, l.asked = s, false
 	if gate != nil {
-		s.queue.hold(gate) // what came since the restart has a gate of its own, and had another number
+		l.renumbered = gate
+	}
+	if s.closed() {
+		return // the peer was not told either
+	}
+	if l.renumbered != nil {
+		s.queue.hold(l.renumbered) // what came since the restart has a gate of its own, and had another number
 	}
 	for _, p := range l.kept {
 		s.queue.add(p.Element, "", counted, p.Gate)
