@@ -18,8 +18,9 @@ import (
 	"tombolo/storage"
 )
 
-// DefaultMark is how many operations may be unfinished before Admit blocks.
-const DefaultMark = 4096
+// DefaultMark is how many operations may be unfinished before Admit blocks: two groups, of which one is
+// gathered while the other is written. More would only make everybody wait longer behind one who floods.
+const DefaultMark = 2048
 
 // maxGroup bounds a group, and with it the memory of a transaction and the time until its first
 // operation is answered. Groups of this size have long stopped gaining from growing.
