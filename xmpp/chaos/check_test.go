@@ -142,6 +142,13 @@ func (v *verdict) kept(m *message) {
 	v.doubles += of - 1
 }
 
+// sentAgain says whether a message was sent in more than one session, because the first was lost.
+func (m *message) sentAgain() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.repeated
+}
+
 // order: in an archive, the messages of a thread are in the order in which they were sent.
 func (v *verdict) order(a *account) {
 	archive, last, met := v.archives[a], make(map[string]int), make(map[*message]bool)
@@ -198,7 +205,7 @@ func (v *verdict) device(d *device) {
 			v.wrongly(s.message, "came back to %s", d.name())
 		}
 		is.live, is.inSession = is.live+1, s.session
-		if !s.late {
+		if !s.late && !s.message.sentAgain() { // that was in another session of its sender
 			here, thread := archive.place[s.id], s.message.thread()+" "+s.message.address
 			if before, ok := place[thread]; ok && before > here {
 				v.wrongly(s.message, "came to %s behind %s", d.name(), archive.what[archive.ids[before]].origin)
