@@ -28,6 +28,7 @@ type sessionRecord struct {
 	Grace      time.Duration // how long it lives without a stream
 	Acked      uint64        // by the client
 	Presence   string        `json:",omitempty"`
+	Ready      time.Time     `json:",omitzero"`
 	Interested bool          `json:",omitempty"`
 	Enabled    []string      `json:",omitempty"`
 	Directed   []jid.JID     `json:",omitempty"`
@@ -61,7 +62,7 @@ func (o *outlet) Changed() {
 		return
 	}
 	r := sessionRecord{Key: o.id[:], Full: s.JID(), Client: s.Client(), Since: s.Since(), Grace: o.grace, Acked: o.ledger.Acked(),
-		Presence: s.Presence().Element.String(), Interested: s.Interested(), Enabled: s.AllEnabled()}
+		Presence: s.Presence().Element.String(), Ready: s.Ready(), Interested: s.Interested(), Enabled: s.AllEnabled()}
 	for entity := range *s.Directed() {
 		r.Directed = append(r.Directed, entity)
 	}
@@ -176,7 +177,7 @@ func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unac
 	}
 	o.ledger = stream.Restore(s.Limits.Queue*3/4, time.Now, r.Acked, parcels, p.Count)
 	o.persist()
-	remnant := session.Remnant{Full: r.Full, Client: r.Client, Since: r.Since, Sink: o, Interested: r.Interested,
+	remnant := session.Remnant{Full: r.Full, Client: r.Client, Since: r.Since, Sink: o, Ready: r.Ready, Interested: r.Interested,
 		Enabled: r.Enabled, Directed: r.Directed}
 	if r.Presence != "" {
 		e, err := element.ParseOne(r.Presence, ns.Client)

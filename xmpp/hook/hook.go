@@ -142,6 +142,10 @@ type Session interface {
 	Available() bool
 	Priority() int
 
+	// Ready is since when the session gets messages for the bare JID (RFC 6121 section 8.5.2.1.1), zero
+	// while it does not.
+	Ready() time.Time
+
 	// Interested says whether the client asked for the roster (RFC 6121 section 2.2).
 	Interested() bool
 	SetInterested()

@@ -171,8 +171,10 @@ func (e *Entry) Wait(peer, number uint64, form storage.Form, copies int) {
 	}
 }
 
-// Offline lets the message wait for an account, of which at most max do (0: no limit).
+// Offline lets the message wait for an account, of which at most max do (0: no limit). It was accepted now:
+// it must be called under the lock of the account, so that the time tells who was ready for it.
 func (e *Entry) Offline(owner jid.JID, max int) {
+	e.at = e.journal.now()
 	e.message.Offline, e.message.OfflineMax = owner.Bare(), max
 }
 

@@ -150,6 +150,7 @@ type Remnant struct {
 	Since      time.Time
 	Sink       Keeper
 	Presence   stanza.Stanza // zero: not available
+	Ready      time.Time     // zero: not
 	Interested bool
 	Enabled    []string
 	Directed   []jid.JID
@@ -163,7 +164,7 @@ func (r *Registry) Restore(old Remnant) error {
 		s := &Session{full: old.Full, client: old.Client, sink: old.Sink, keeper: old.Sink, user: u, since: old.Since,
 			interested: old.Interested, enabled: old.Enabled}
 		if !old.Presence.Element.IsZero() {
-			s.SetPresence(old.Presence)
+			s.SetPresence(old.Presence, old.Ready)
 		}
 		for _, entity := range old.Directed {
 			if s.directed == nil {
@@ -418,7 +419,7 @@ func (u *User) SetValue(slot int, value any) { u.values[slot] = value }
 
 // SetPresence gives a session its new presence and tells the features.
 func (u *User) SetPresence(s *Session, st stanza.Stanza) {
-	was := s.SetPresence(st)
+	was := s.SetPresence(st, u.registry.now())
 	u.registry.hooks.Presence(u, s, st, was)
 }
 

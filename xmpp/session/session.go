@@ -31,6 +31,7 @@ type Session struct {
 
 	presence   stanza.Stanza
 	priority   int
+	ready      time.Time
 	interested bool
 	enabled    []string // namespaces
 	directed   hook.Directed
@@ -65,14 +66,24 @@ func (s *Session) Available() bool { return !s.presence.Element.IsZero() }
 // Priority is the priority of the last presence (RFC 6121 section 4.7.2.3), 0 if not available.
 func (s *Session) Priority() int { return s.priority }
 
+// Ready is since when the session gets messages for the bare JID: it is available, with a priority that is
+// not negative (RFC 6121 section 8.5.2.1.1). It is zero while it does not.
+func (s *Session) Ready() time.Time { return s.ready }
+
 // SetPresence makes st the session's presence; one that is not of the available type makes it
 // unavailable. It returns the presence that was.
-func (s *Session) SetPresence(st stanza.Stanza) (was stanza.Stanza) {
+func (s *Session) SetPresence(st stanza.Stanza, now time.Time) (was stanza.Stanza) {
 	was = s.presence
 	if st.Type == "" {
 		s.presence, s.priority = st, priority(st)
 	} else {
 		s.presence, s.priority = stanza.Stanza{}, 0
+	}
+	switch {
+	case !s.Available() || s.priority < 0:
+		s.ready = time.Time{}
+	case s.ready.IsZero():
+		s.ready = now
 	}
 	return was
 }

@@ -113,7 +113,7 @@ func (o *Offline) undelivered(u hook.User, st *stanza.Stanza) hook.Verdict {
 // its client is back), or has not acknowledged, is left alone.
 func (o *Offline) Fetched(u hook.User) {
 	box := o.boxes.Get(u)
-	if !o.consume || !box.waiting || box.handOver != nil || len(box.out) > 0 || len(o.all(u, nil)) > 0 {
+	if !o.consume || !box.waiting || box.handOver != nil || len(box.out) > 0 || slices.ContainsFunc(u.Sessions(), func(s hook.Session) bool { return ready(u, s) }) {
 		return
 	}
 	owner := u.JID()
@@ -165,7 +165,7 @@ func (o *Offline) begin(u hook.User, box *mailbox, to hook.Session) {
 
 // ready says whether a session gets messages for the bare JID (RFC 6121 section 8.5.2.1.1).
 func ready(u hook.User, s hook.Session) bool {
-	return s.Available() && s.Priority() >= 0 && u.Session(s.JID()) == s
+	return !s.Ready().IsZero() && u.Session(s.JID()) == s
 }
 
 // aside says whether a session is available, and not ready.
@@ -265,28 +265,36 @@ func (o *Offline) give(u *session.User, box *mailbox, after, kept uint64, page [
 }
 
 // whom are the sessions that get a message that has waited, and those that get a copy of it: the one that it is
-// for; else, if it would have been live had no hand-over been under way, all of them; else the hand-over's.
+// for; else the hand-over's, and all that would have got it live, had no hand-over been under way. The first
+// outlives a restart, if any does.
 func (o *Offline) whom(u *session.User, h *handOver, m storage.OfflineMessage, st stanza.Stanza) (to, copied []hook.Session) {
 	if s := u.Session(st.To); s != nil {
 		to = []hook.Session{s}
-		return to, o.copied(u, st, to)
+	} else {
+		to = []hook.Session{h.to}
+		live := m.Received.After(h.to.Ready())
+		for _, s := range u.Sessions() {
+			if s != h.to && ready(u, s) && m.Received.After(s.Ready()) {
+				to, live = append(to, s), true
+			}
+		}
+		if !live {
+			return to, nil
+		}
+		slices.SortStableFunc(to, resumableFirst)
 	}
-	to = []hook.Session{h.to}
-	if !m.Received.After(h.began) {
-		return to, nil
-	}
-	to = o.all(u, to)
-	return to, o.copied(u, st, to)
+	copied = o.copied(u, st, to)
+	return to, slices.DeleteFunc(copied, func(s hook.Session) bool { return s.Since().After(m.Received) })
 }
 
-// all are the sessions that a message for the bare JID is for, those in to first.
-func (o *Offline) all(u hook.User, to []hook.Session) []hook.Session {
-	for _, s := range u.Sessions() {
-		if ready(u, s) && !slices.Contains(to, s) {
-			to = append(to, s)
-		}
+func resumableFirst(a, b hook.Session) int {
+	switch {
+	case a.Resumable() == b.Resumable():
+		return 0
+	case a.Resumable():
+		return -1
 	}
-	return to
+	return 1
 }
 
 // transfer gives a message to sessions, and copies of it to others, for good: it does not wait any more, unless

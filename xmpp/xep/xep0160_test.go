@@ -49,6 +49,7 @@ func TestProcessFlowSection2(t *testing.T) {
 	eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
 	juliet.presence("<presence><show>away</show></presence>")
 	h.bind("juliet@a.test/chamber").presence("<presence/>")
+	h.pass(time.Second)
 	h.route(note(3))
 	if got := juliet.next(); got.ID != "m3" || !got.Element.Child("delay", ns.Delay).IsZero() {
 		t.Errorf("got %s, want the live message", got.Element)
@@ -220,8 +221,8 @@ func TestHandOverGoesOnWithAnotherSession(t *testing.T) {
 	}
 }
 
-// TestHandOverToSomebodyWithCopies: who becomes available during a hand-over gets what has come meanwhile
-// from it, and no copy of that before (XEP-0280 section 7).
+// TestHandOverToSomebodyWithCopies: who becomes available during a hand-over gets what has come before as a copy
+// (XEP-0280 section 7), and what comes then itself; each once, and in order.
 func TestHandOverToSomebodyWithCopies(t *testing.T) {
 	h := newHouse(t, houseOptions{})
 	h.accounts("juliet@a.test")
@@ -237,6 +238,7 @@ func TestHandOverToSomebodyWithCopies(t *testing.T) {
 	h.pass(time.Second)
 	h.route(note(2))
 	second.presence("<presence/>")
+	h.pass(time.Second)
 	h.route(note(3))
 	release()
 	for n := 1; n <= 3; n++ {
@@ -244,13 +246,54 @@ func TestHandOverToSomebodyWithCopies(t *testing.T) {
 			t.Errorf("message %d is %s", n, got.Element)
 		}
 	}
-	for n := 2; n <= 3; n++ {
-		if got := second.next(); got.ID != fmt.Sprintf("m%d", n) {
-			t.Errorf("message %d is %s at the second", n, got.Element)
-		}
+	if got := second.next(); copied(got, "received") != "m2" {
+		t.Errorf("the second got no copy of the second message but %s", got.Element)
+	}
+	if got := second.next(); got.ID != "m3" {
+		t.Errorf("message 3 is %s at the second", got.Element)
 	}
 	first.nothing()
 	second.nothing()
+}
+
+// TestHandOverAfterARestart: a message that was waiting for the end of a hand-over when the server was killed is for
+// all sessions that were ready for it, and are back; one that had waited before is for one of them.
+func TestHandOverAfterARestart(t *testing.T) {
+	owner := jid.MustParse("juliet@a.test")
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	keep := func(n int) {
+		h.pass(time.Second)
+		h.write(func(tx storage.Tx) error {
+			return tx.Messages().Add(storage.Message{At: h.clock(), Stanza: note(n), Offline: owner})
+		})
+		h.pass(time.Second)
+	}
+	keep(1)
+	var old []*client
+	for n := range 3 {
+		old = append(old, h.bind(fmt.Sprint("juliet@a.test/", n)))
+		err := h.host.Users.Do(owner, func(*session.User) {
+			old[n].s.SetPresence(parse(t, "<presence/>"), h.clock()) // as session.Registry.Restore does
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			keep(n + 1)
+		}
+	}
+	if err := h.host.Users.Do(owner, func(u *session.User) { u.Restored(old[1].s) }); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range [][]string{{"m2", "m3"}, {"m1", "m2", "m3"}, {"m3"}} {
+		for _, id := range want {
+			if got := old[n].next(); got.ID != id {
+				t.Errorf("session %d: got %s, want %s", n, got.Element, id)
+			}
+		}
+		old[n].nothing()
+	}
 }
 
 // TestHandOverOfWhatWasForSomebodyElse: what comes during a hand-over for a session that is gone is for all
@@ -277,7 +320,8 @@ func TestHandOverOfWhatWasForSomebodyElse(t *testing.T) {
 
 // TestHandOverKeepsTheOrder: while messages for everybody wait for a hand-over, one for a device waits behind
 // them, wherever the hand-over goes, and so do the copies of it that others get. So each device gets what it
-// gets in the order of the archive, also one that becomes available on the way.
+// gets in the order of the archive. One that becomes available on the way gets nothing of before that is for all: it is
+// in the archive, where such a client looks.
 func TestHandOverKeepsTheOrder(t *testing.T) {
 	h := newHouse(t, houseOptions{})
 	h.accounts("juliet@a.test")
@@ -312,7 +356,7 @@ func TestHandOverKeepsTheOrder(t *testing.T) {
 	}{
 		"first":  {first, "m1 m2 copy-m3 m4 m5 copy-m6 copy-m7 m8"},
 		"second": {second, "m2 m3 m4 copy-m5 copy-m6 copy-m7 m8"},
-		"late":   {late, "m2 m4 m6 m8"},
+		"late":   {late, "m6"},
 		"silent": {silent, "copy-m2 copy-m3 copy-m4 copy-m5 copy-m6 m7 copy-m8"},
 	} {
 		var got []string
@@ -531,7 +575,7 @@ func TestFetchedBesideASessionThatIsBackFromARestart(t *testing.T) {
 	})
 	old := h.bind("juliet@a.test/old")
 	err := h.host.Users.Do(owner, func(u *session.User) {
-		old.s.SetPresence(parse(t, "<presence/>")) // as session.Registry.Restore does
+		old.s.SetPresence(parse(t, "<presence/>"), h.clock()) // as session.Registry.Restore does
 		h.offline.Fetched(u)
 	})
 	if err != nil {
