@@ -103,7 +103,7 @@ func (in *incoming) enable(e element.Element) {
 		enabled.Attr("id", identifier).Attr("resume", "true").
 			Attr("max", strconv.Itoa(max(1, int(grace/time.Second))))
 	}
-	b.ledger.Start(func() { in.s.Send(enabled.Element()) })
+	b.ledger.Start(nil, func() { in.s.Send(enabled.Element()) })
 	in.managed.Store(b)
 }
 

@@ -167,7 +167,7 @@ func begin(o *outgoing, now time.Time) *outbound {
 		id: o.agreed.id, grace: o.agreed.grace, heard: now}
 	b.ledger.Renumbering(b.renumber)
 	if b.acks {
-		b.ledger.Start(func() {})
+		b.ledger.Start(nil, func() {})
 	}
 	return b
 }

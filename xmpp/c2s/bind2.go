@@ -45,8 +45,7 @@ func (r *request) bindResource(announce func(full jid.JID, bound element.Element
 		}
 		o := r.client.outlet
 		bound := w.Add(o.enabled(enable)).Element()
-		o.ledger.Start(func() { announce(full, bound) })
-		o.Changed()
+		o.ledger.Start(o.recorded(), func() { announce(full, bound) })
 	})
 	if errors.Is(err, session.ErrTooMany) {
 		return &stanza.StreamError{Condition: stanza.StreamResourceConstraint, Text: "too many sessions"}

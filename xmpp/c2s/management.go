@@ -62,8 +62,7 @@ func (c *client) enable(e element.Element) error {
 			twice = true
 		default:
 			enabled := c.outlet.enabled(e)
-			c.outlet.ledger.Start(func() { c.stream.Send(enabled) })
-			c.outlet.Changed()
+			c.outlet.ledger.Start(c.outlet.recorded(), func() { c.stream.Send(enabled) })
 		}
 	})
 	if twice {

@@ -16,8 +16,9 @@ import (
 )
 
 // What makes a session outlive the server: a record of it, the count of what its client has sent and is
-// handled, and the messages that the client has not acknowledged. Of these the first is written when it
-// changes, the second before the client is told of it and the third before the client gets them.
+// handled, and the messages that the client has not acknowledged. Of these the first is written before the
+// client is told of it and when it changes, the second before the client is told of it and the third before the
+// client gets them.
 
 // A sessionRecord is a session as it is kept.
 type sessionRecord struct {
@@ -38,6 +39,18 @@ type sessionRecord struct {
 func (o *outlet) found() {
 	o.peer = rand.Uint64() | 1
 	o.persist()
+}
+
+// recorded is Changed of a session that its client has not been told of yet. The gate opens when the record is on
+// disk, so that the client is promised nothing that a crash breaks.
+func (o *outlet) recorded() *stream.Gate {
+	if o.peer == 0 {
+		return nil
+	}
+	gate := new(stream.Gate)
+	o.Changed()
+	o.server.Store.Submit(nil).Then(func(error) { gate.Open() })
+	return gate
 }
 
 func (o *outlet) persist() {

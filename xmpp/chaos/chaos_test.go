@@ -281,8 +281,8 @@ func (w *world) report(t *testing.T) {
 	w.mu.Lock()
 	figures, failures := w.figures, w.failures
 	w.mu.Unlock()
-	t.Logf("%d sessions, %d resumed, %d refused, %d of them so young that nothing was acknowledged in them; from start to resumed: %s",
-		figures.bound, figures.resumed, figures.refused, figures.young, spread(figures.back))
+	t.Logf("%d sessions, %d resumed, %d refused; from start to resumed: %s",
+		figures.bound, figures.resumed, figures.refused, spread(figures.back))
 	all, deaf := w.waits()
 	t.Logf("from sent to acknowledged, on one connection: %s", spread(all))
 	if len(deaf) > 0 {

@@ -317,14 +317,8 @@ func (d *device) refused(failed element.Element) error {
 	defer d.mu.Unlock()
 	away := time.Since(d.lost)
 	d.note("may not resume after %v: %s", away, failed)
-	young := d.acked == 0 // the server may have died before the session was on disk
-	d.world.count(func(f *figures) {
-		f.refused++
-		if young {
-			f.young++
-		}
-	})
-	if failed.Child("item-not-found", ns.StanzaErr).IsZero() || away < window && !young {
+	d.world.count(func(f *figures) { f.refused++ })
+	if failed.Child("item-not-found", ns.StanzaErr).IsZero() || away < window {
 		return wrongly("the session cannot be resumed after %v: %s", away, failed)
 	}
 	if h := failed.Attr("h"); h != "" {

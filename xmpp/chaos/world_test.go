@@ -31,7 +31,6 @@ type world struct {
 // figures are counted while the world goes on.
 type figures struct {
 	bound, resumed, refused int
-	young                   int             // of those refused, sessions in which nothing was acknowledged yet
 	back                    []time.Duration // from the start of the server to a session that is resumed
 }
 

@@ -26,7 +26,7 @@ func managed(t *testing.T, p *peer) *stream.Ledger {
 	p.send(t, header)
 	p.readTo(t, "</stream:features>")
 	l := stream.NewLedger(p.stream, 1<<20, time.Now)
-	l.Start(func() {})
+	l.Start(nil, func() {})
 	return l
 }
 

@@ -118,10 +118,14 @@ func (l *Ledger) Counts() bool {
 	return l.counting
 }
 
-// Start enables stream management: announce tells the peer, and the next stanza is the first.
-func (l *Ledger) Start(announce func()) {
+// Start enables stream management: announce tells the peer, and the next stanza is the first. It learns of
+// that, and gets anything more, when the gate, if not nil, is open.
+func (l *Ledger) Start(gate *Gate, announce func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if gate != nil {
+		l.stream.queue.hold(gate)
+	}
 	announce()
 	l.counting = true
 }
