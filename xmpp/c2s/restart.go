@@ -209,7 +209,8 @@ func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unac
 	return s.Users.Restore(remnant)
 }
 
-// parcel is a message as it was sent to a session.
+// parcel is a message as it was sent to a session, but with the time at which it was accepted (XEP-0203): it may have
+// had that, and it is late now.
 func (s *Server) parcel(to jid.JID, m storage.Unacknowledged, lost session.Lost) (stream.Parcel, error) {
 	e, err := element.ParseOne(m.Stanza, ns.Client)
 	if err != nil {
@@ -223,7 +224,10 @@ func (s *Server) parcel(to jid.JID, m storage.Unacknowledged, lost session.Lost)
 		}
 	}
 	note := lost.Note(m, id, e)
-	if m.Form != storage.Plain {
+	switch {
+	case m.Form == storage.Plain && !stanza.Delayed(e, to):
+		e = stanza.Delay(e, to.Server(), m.At)
+	case m.Form != storage.Plain:
 		e = stanza.Carbon(e, to.Bare(), to, m.Form == storage.CarbonSent)
 	}
 	return stream.Parcel{Element: e, Sent: m.At, Number: m.Number, Note: note}, nil

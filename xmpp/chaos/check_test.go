@@ -17,7 +17,6 @@ type verdict struct {
 	archives map[*account]*archive
 	doubles  int // messages that are twice where they should be because they were sent twice
 	late     int // messages that a device got again in a later session, for it had not acknowledged them
-	unmarked int // of these, those that do not say so by a delay
 	missed   int // that were found in pages only
 	wrong    []*mistake
 }
@@ -199,7 +198,7 @@ func (v *verdict) device(d *device) {
 			v.wrongly(s.message, "came twice to %s", d.name())
 		case is.live > 0:
 			if v.late++; !s.late {
-				v.unmarked++
+				v.wrongly(s.message, "came again to %s in another session, without a delay", d.name())
 			}
 		case s.message.sender == d:
 			v.wrongly(s.message, "came back to %s", d.name())
