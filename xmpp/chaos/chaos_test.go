@@ -264,7 +264,7 @@ func (w *world) conclude(t *testing.T, v *verdict) {
 	}
 	t.Logf("seen %d live, %d as copies of what was received, %d of what was sent, %d in pages, %d of them there only",
 		sightings[direct], sightings[received], sightings[sentElsewhere], sightings[paged], v.missed)
-	t.Logf("%d doubled because they were sent again after a session was lost; %d came again in another session; %d in another order than in the archive, of different threads or addresses",
+	t.Logf("%d doubled because they were sent again after a session was lost; %d came again in another session; %d of different senders in another order than in the archive",
 		v.doubles, v.late, outOfOrder)
 	const most = 10
 	for i, m := range v.wrong {

@@ -205,7 +205,7 @@ func (v *verdict) device(d *device) {
 		}
 		is.live, is.inSession = is.live+1, s.session
 		if !s.late && !s.message.sentAgain() { // that was in another session of its sender
-			here, thread := archive.place[s.id], s.message.thread()+" "+s.message.address
+			here, thread := archive.place[s.id], s.message.thread()
 			if before, ok := place[thread]; ok && before > here {
 				v.wrongly(s.message, "came to %s behind %s", d.name(), archive.what[archive.ids[before]].origin)
 			}
@@ -247,7 +247,7 @@ func (v *verdict) gaps(d *device, archive *archive) {
 }
 
 // outOfOrder counts the messages that came to a device behind one that the archive has later. Within a
-// thread there is none, except that one to a device's own address does not wait for offline messages.
+// thread there is none.
 func (v *verdict) outOfOrder(d *device) (n int) {
 	session, last := 0, -1
 	for _, s := range d.seen() {
