@@ -108,7 +108,7 @@ func (r *Roster) remember(u hook.User, st stanza.Stanza) {
 	c := r.contacts.Get(u)
 	last, at := bounded(st).Element.String(), r.host.Now()
 	c.last, c.lastTime = last, at
-	u.Submit(func(tx storage.Tx) error { return tx.LastPresence().Put(u.JID(), last, at) })
+	u.Defer(func(tx storage.Tx) error { return tx.LastPresence().Put(u.JID(), last, at) })
 }
 
 // probe answers who asks for the user's presence (RFC 6121 section 4.3.2), or for that of one

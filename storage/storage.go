@@ -30,6 +30,9 @@ var (
 	ErrLocked   = errors.New("store is in use by another process")
 )
 
+// Deferral is how long a deferred write waits at most until its transaction begins.
+const Deferral = time.Second
+
 // A Store keeps the server's state.
 type Store interface {
 	// View runs fn on a consistent snapshot of what is durable. Writes through its Tx fail with
@@ -46,6 +49,10 @@ type Store interface {
 	// submitted beside it are not harmed. A nil fn writes nothing: its ticket is done when those of all
 	// operations before it are.
 	Submit(fn func(Tx) error) *Ticket
+
+	// Defer is Submit of what nobody waits for, and what may be lost if the process is killed: it is written
+	// together with what else there is, within Deferral.
+	Defer(fn func(Tx) error) *Ticket
 
 	// Admit blocks while the committer's queue is over its mark. A reader of a connection
 	// calls it before it takes the next stanza; never call it under a lock.

@@ -88,6 +88,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"FailedOperationsBesideOthers", testFailedBesideOthers},
 		{"PanicIsAnError", testPanic},
 		{"OperationsSeeTheOnesBefore", testOrder},
+		{"DeferredOperations", testDefer},
 		{"ConcurrentSubmit", testConcurrentSubmit},
 		{"ThenInOrder", testThen},
 		{"ThenMaySubmit", testThenMaySubmit},
@@ -329,6 +330,38 @@ func testOrder(t *testing.T, s storage.Store) {
 	}
 	if err := wait(last); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// testDefer: what nobody waits for keeps its place, goes with what somebody waits for, and does not wait long
+// by itself.
+func testDefer(t *testing.T, s storage.Store) {
+	began := time.Now()
+	put := func(version uint64) func(storage.Tx) error {
+		return func(tx storage.Tx) error {
+			return tx.Rosters().Put(juliet, storage.RosterItem{Contact: nurse}, version)
+		}
+	}
+	first := s.Defer(put(1))
+	if err := wait(s.Submit(func(tx storage.Tx) error {
+		roster, err := tx.Rosters().Get(juliet)
+		if err == nil && roster.Version != 1 {
+			err = fmt.Errorf("sees version %d", roster.Version)
+		}
+		return err
+	})); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took >= storage.Deferral {
+		t.Errorf("Submit took %v behind Defer", took)
+	}
+	select {
+	case <-first.Done():
+	default:
+		t.Error("what was deferred is not done, but what was submitted behind it is")
+	}
+	if err := wait(s.Defer(put(2))); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -110,6 +110,9 @@ type User interface {
 	// reads older state from the store.
 	Submit(write func(storage.Tx) error) *storage.Ticket
 
+	// Defer is Submit of what nobody waits for, and what may be lost if the server is killed.
+	Defer(write func(storage.Tx) error)
+
 	// Value is what a feature keeps in memory for the user; features use session.Slot.
 	Value(slot int) any
 	SetValue(slot int, value any)

@@ -411,6 +411,12 @@ func (u *User) Submit(write func(storage.Tx) error) *storage.Ticket {
 	return t
 }
 
+// Defer is Submit of what nobody waits for.
+func (u *User) Defer(write func(storage.Tx) error) {
+	u.registry.repin(u, +1)
+	u.registry.store.Defer(write).Then(func(error) { u.registry.unpin(u) })
+}
+
 // Value is the state in a slot.
 func (u *User) Value(slot int) any { return u.values[slot] }
 

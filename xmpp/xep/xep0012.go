@@ -57,14 +57,19 @@ func (a *activity) account(q *module.Query) {
 	case connected:
 		q.Result(a.since(a.host.Now(), ""))
 	default:
-		a.absent(q)
+		go a.absent(q)
 	}
 }
 
-// absent tells when the user's last unavailable presence came, and what status it gave.
+// absent tells when the user's last unavailable presence came, and what status it gave. It waits until
+// what is known of that is in the store.
 func (a *activity) absent(q *module.Query) {
 	var last string
 	var at time.Time
+	if err := a.host.Journal.Barrier(); err != nil {
+		q.Fail(err)
+		return
+	}
 	err := a.host.Store.View(func(tx storage.Tx) (err error) {
 		last, at, err = tx.LastPresence().Get(q.Target)
 		return err

@@ -1,9 +1,9 @@
 // Package commit is the committer that the backends of storage share: a queue of operations and
 // the one goroutine that hands them, in order and in groups, to a backend's transaction.
 //
-// There is no timer. Whatever was submitted while one group was being committed is the next
-// group, so a quiet server answers in one sync and a busy one shares a sync between hundreds of
-// operations. Start with Queue.
+// Whatever was submitted while one group was being committed is the next group, so a quiet server
+// answers in one sync and a busy one shares a sync between hundreds of operations. Only what nobody
+// waits for waits itself, for company. Start with Queue.
 package commit
 
 import (
@@ -56,6 +56,8 @@ type Queue struct {
 
 	mu      sync.Mutex
 	ops     []Op          // waiting for the next group
+	urgent  bool          // somebody waits for one of them
+	delayed *time.Timer   // until they are urgent; nil: they are, or there are none
 	pending int           // ops, and those in the group at work
 	room    chan struct{} // closed when pending falls below mark; nil when nobody waits for that
 	stats   storage.Stats
@@ -88,21 +90,40 @@ func New(mark int, commit func([]Op) error) *Queue {
 }
 
 // Submit is Submit of storage.Store.
-func (q *Queue) Submit(fn func(storage.Tx) error) *storage.Ticket {
+func (q *Queue) Submit(fn func(storage.Tx) error) *storage.Ticket { return q.add(fn, true) }
+
+// Defer is Defer of storage.Store.
+func (q *Queue) Defer(fn func(storage.Tx) error) *storage.Ticket { return q.add(fn, false) }
+
+func (q *Queue) add(fn func(storage.Tx) error, urgent bool) *storage.Ticket {
 	t := new(storage.Ticket)
 	q.mu.Lock()
 	err := q.refusal()
 	if err == nil {
 		q.ops = append(q.ops, Op{Run: fn, ticket: t})
 		q.pending++
+		switch {
+		case urgent || q.pending >= q.mark/2:
+			q.hurry()
+		case !q.urgent && q.delayed == nil:
+			q.delayed = time.AfterFunc(storage.Deferral, func() {
+				q.mu.Lock()
+				defer q.mu.Unlock()
+				q.hurry()
+			})
+		}
 	}
 	q.mu.Unlock()
 	if err != nil {
 		t.Finish(err)
-		return t
 	}
-	q.signal()
 	return t
+}
+
+// hurry makes what waits the next group. q.mu is held.
+func (q *Queue) hurry() {
+	q.urgent = true
+	q.signal()
 }
 
 // Admit is Admit of storage.Store.
@@ -180,15 +201,11 @@ func (q *Queue) run() {
 	defer close(q.ended)
 	var spare []Op // the group before, emptied: two slices take turns
 	for {
-		q.mu.Lock()
-		group, closed := q.ops, q.closed
-		q.ops = spare[:0]
-		q.mu.Unlock()
+		group, closed := q.take(spare)
 		if len(group) == 0 {
 			if closed {
 				return
 			}
-			spare = group
 			<-q.wake
 			continue
 		}
@@ -200,6 +217,21 @@ func (q *Queue) run() {
 		clear(group)
 		spare = group
 	}
+}
+
+// take takes the next group, for which spare is left; none if it is not due.
+func (q *Queue) take(spare []Op) (group []Op, closed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.ops) == 0 || !q.urgent && !q.closed {
+		return nil, q.closed
+	}
+	if q.delayed != nil {
+		q.delayed.Stop()
+		q.delayed = nil
+	}
+	group, q.ops, q.urgent = q.ops, spare[:0], false
+	return group, q.closed
 }
 
 // carryOut commits one group and tells everybody who waits for it.
