@@ -92,7 +92,7 @@ address hold for the clients, too: exempt them, and lift limits.stanzas_per_seco
 	f.IntVar(&b.Window, "window", 1, "`number` of stanzas in flight for each pair, or logins at a time")
 	f.Float64Var(&b.Rate, "rate", 0, "at most so `many` messages a second for each pair; 0 for no limit")
 	f.IntVar(&b.Size, "size", 242, "`bytes` of a stanza as it is sent")
-	f.IntVar(&b.Messages, "messages", 100, "offline: `number` of messages for each recipient")
+	f.IntVar(&b.Messages, "messages", 100, "offline, archive: `number` of messages for each recipient; archive has whole pages of 50")
 	f.DurationVar(&b.Duration, "duration", 10*time.Second, "`time` that is measured")
 	f.DurationVar(&b.WarmUp, "warm-up", 2*time.Second, "`time` before that")
 	f.BoolVar(&b.SM, "sm", false, "turn on stream management (XEP-0198)")
@@ -180,6 +180,8 @@ func (b *benchRun) check(scenario string) error {
 		return usagef("--window and --messages must be 1 at least")
 	case b.Size < 0 || b.Size > 1<<16:
 		return usagef("--size must be at most %d", 1<<16)
+	case scenario == "archive" && b.Size > 4096:
+		return usagef("--size must be at most 4096 for archive: servers bound the bytes of a page, too")
 	case b.Rate < 0 || b.Rate > 1e5:
 		return usagef("--rate must be at most 100000")
 	case b.Duration <= 0 || b.WarmUp < 0:

@@ -55,6 +55,7 @@ func TestBench(t *testing.T) {
 		{"presence", []string{"presence", "--window", "3"}},
 		{"presence with contacts that are there", []string{"presence"}},
 		{"offline", []string{"offline", "--messages", "7", "--window", "3"}},
+		{"archive", []string{"archive", "--messages", "120", "--window", "20"}},
 		{"federation", []string{"federation", "--peer-server", address, "--peer-domain", "a.test", "--make", "register", "--user-file", "", "--peer-user-file", ""}},
 		{"accounts of its own", []string{"pairs", "--make", "register", "--user-file", ""}},
 		{"relay", []string{"relay", "--window", "5"}},

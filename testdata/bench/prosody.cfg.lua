@@ -1,5 +1,5 @@
 -- Prosody as it is measured: epoll, generational garbage collection, Nagle's algorithm off, no rate
--- limits, no archive. run.sh fills in what begins with a dollar sign.
+-- limits. run.sh fills in what begins with a dollar sign.
 run_as_root = true
 data_path = "$DIR/data"
 pidfile = "$DIR/pid"
@@ -17,7 +17,10 @@ s2s_direct_tls_ports = { }
 -- No DNS here: where the partner is stands in a file.
 unbound = { resolvconf = false, hoststxt = "$DIR/hosts", options = { ["do-not-query-localhost:"] = "no" } }
 
-modules_enabled = { "roster", "saslauth", "tls", "disco", "ping", "version", "offline", "carbons", "smacks", "register_ibr" }
+modules_enabled = { "roster", "saslauth", "tls", "disco", "ping", "version", "offline", "carbons", "smacks", "register_ibr",
+	"$ARCHIVE" == "true" and "mam" or nil }
+archive_expires_after = "never"
+default_archive_policy = true
 allow_registration = true
 authentication = "internal_hashed"
 c2s_require_encryption = true

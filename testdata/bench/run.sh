@@ -4,17 +4,21 @@
 #
 #   testdata/bench/run.sh [DIRECTORY FOR REPORTS]
 #
-# ROUNDS, SECONDS_EACH, WARM_UP, USERS, IDLE, SERVERS and SCENARIOS change what is measured. It needs
+# ROUNDS, SECONDS_EACH, WARM_UP, USERS, IDLE, MESSAGES (in an archive that is paged through), SERVERS and
+# SCENARIOS change what is measured. It needs
 # bash, openssl, envsubst and root (ejabberd and Prosody from Debian expect it), and 127.0.9.1 to .4.
 # All that it starts ends with it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-ROUNDS=${ROUNDS:-3} SECONDS_EACH=${SECONDS_EACH:-10} WARM_UP=${WARM_UP:-2} USERS=${USERS:-200} IDLE=${IDLE:-2000}
-SCENARIOS=${SCENARIOS:-login pairs sm window20 presence offline quiet federation idle}
+# The warm-up is longer than the 5 s for which tombolo's heap must have stopped growing before the garbage
+# collector gets its headroom: a shorter one would measure how a server starts, not how it goes on.
+WARM_UP=${WARM_UP:-7}
+ROUNDS=${ROUNDS:-3} SECONDS_EACH=${SECONDS_EACH:-10} USERS=${USERS:-200} IDLE=${IDLE:-2000} MESSAGES=${MESSAGES:-1000}
+SCENARIOS=${SCENARIOS:-login pairs sm window20 presence offline quiet federation archived archived20 archived-quiet pages idle}
 reports=${1:-$(mktemp -d)}
 work=$(mktemp -d)
-declare -A pids
+declare -A pids archives
 export CERTS=$work/certs CLIENT=5222 SERVER=5269
 mkdir -p "$reports" "$CERTS"
 
@@ -47,10 +51,11 @@ certificates() {
 	done
 }
 
-# start NAME PARTNER starts a server that knows where its partner is.
+# start NAME PARTNER [ARCHIVE] starts a server that knows where its partner is; its archive is true or false.
 start() {
 	local name=$1
-	export DIR=$work/$name DOMAIN=$1.test HOST PEER=$2.test PEERHOST
+	archives[$name]=${3:-false}
+	export DIR=$work/$name DOMAIN=$1.test HOST PEER=$2.test PEERHOST ARCHIVE=${3:-false}
 	HOST=$(host "$name") PEERHOST=$(host "$2")
 	mkdir -p "$DIR"
 	case $name in
@@ -65,6 +70,7 @@ start() {
 		;;
 	ejabberd)
 		envsubst <testdata/bench/ejabberd.yml >"$DIR/ejabberd.yml"
+		[[ $ARCHIVE == true ]] || sed -i /mod_mam/d "$DIR/ejabberd.yml"
 		printf '{resolv_conf, ""}.\n{hosts_file, ""}.\n{host, {%s}, ["%s"]}.\n{lookup, [file]}.\n' "${PEERHOST//./,}" "$PEER" >"$DIR/inetrc"
 		HOME=$DIR EJABBERD_CONFIG_PATH=$DIR/ejabberd.yml EJABBERD_LOG_PATH=$DIR/log ERL_CRASH_DUMP_SECONDS=0 \
 			ERL_LIBS=$(sed -n "s/^ERL_LIBS='\(.*\)'/\1/p" "$(command -v ejabberdctl)") ERL_INETRC=$DIR/inetrc \
@@ -88,13 +94,20 @@ stop() {
 	unset "pids[$1]"
 }
 
+# archive NAME true|false starts a server anew if its archive is not as it is to be.
+archive() {
+	[[ ${archives[$1]} == "$2" ]] && return
+	stop "$1"
+	start "$1" partner "$2"
+}
+
 # bench NAME REPORT ARGUMENTS... measures a server.
 bench() {
 	local name=$1 report=$2
 	shift 2
-	"$work/bin" bench "$@" --output json --duration "${SECONDS_EACH}s" --warm-up "${WARM_UP}s" --ca "$CERTS/ca.crt" \
+	"$work/bin" bench --output json --duration "${SECONDS_EACH}s" --warm-up "${WARM_UP}s" --ca "$CERTS/ca.crt" \
 		--server "$(host "$name"):$CLIENT" --domain "$name.test" --server-pid "${pids[$name]:-0}" --user-file "$work/$name.users" \
-		>"$reports/$report" 2>"$work/error" || echo "$report: $(tail -1 "$work/error")" >&2
+		"$@" >"$reports/$report" 2>"$work/error" || echo "$report: $(tail -1 "$work/error")" >&2
 }
 
 # accounts NAME makes the accounts of a server that has none yet.
@@ -106,13 +119,19 @@ accounts() {
 scenario() {
 	local name=$1 report=$1-$3-$2.json
 	case $3 in
+	archived* | pages) archive "$name" true ;;
+	*) archive "$name" false ;;
+	esac
+	case $3 in
 	login) bench "$name" "$report" login --users "$USERS" --window 10 ;;
-	pairs) bench "$name" "$report" pairs --users "$USERS" ;;
+	pairs | archived) bench "$name" "$report" pairs --users "$USERS" ;;
 	sm) bench "$name" "$report" pairs --users "$USERS" --sm --carbons ;;
-	window20) bench "$name" "$report" pairs --users "$USERS" --window 20 ;;
+	window20 | archived20) bench "$name" "$report" pairs --users "$USERS" --window 20 ;;
 	presence) bench "$name" "$report" presence --users 101 --size 300 ;;
 	offline) bench "$name" "$report" offline --users 20 --messages 200 --window 20 ;;
-	quiet) bench "$name" "$report" pairs --users 2 --rate 50 ;;
+	quiet | archived-quiet) bench "$name" "$report" pairs --users 2 --rate 50 ;;
+	pages) # accounts of its own, so that no archive has more than another server's
+		bench "$name" "$report" archive --users 2 --messages "$MESSAGES" --window 20 --make register --user-file "" ;;
 	idle)
 		stop "$name"
 		start "$name" partner
@@ -143,7 +162,7 @@ figure() {
 	local file
 	for file in "$reports/$1-$2"-[0-9]*.json; do
 		[[ -s $file ]] && grep "\"$3\":" "$file" | sed -n "${4}s/.*: *\([0-9.e+-]*\).*/\1/p"
-	done | sort -g | awk -v scale="$5" '{ v[NR] = $1 } END { if (NR) printf "%.3g", v[int((NR + 1) / 2)] * scale; else printf "-" }'
+	done | sort -g | awk -v scale="$5" '{ v[NR] = $1 } END { x = v[int((NR + 1) / 2)] * scale; printf NR ? x < 100 ? "%.3g" : "%.0f" : "-", x }'
 }
 
 # row TITLE SCENARIO KEY NTH SCALE
@@ -170,6 +189,12 @@ table() {
 	row "one quiet pair: p50 ms" quiet p50 1 1
 	row "one quiet pair: p99 ms" quiet p99 1 1
 	row "$((USERS / 2)) pairs, 20 in flight: messages a second, clients on the same machine" window20 per_second 1 1
+	row "$((USERS / 2)) pairs, one in flight, archive on: CPU us a message" archived cpu_us_per_unit 1 1
+	row "$((USERS / 2)) pairs, 20 in flight, archive on: CPU us a message" archived20 cpu_us_per_unit 1 1
+	row "same: messages a second" archived20 per_second 1 1
+	row "one quiet pair, archive on: p50 ms" archived-quiet p50 1 1
+	row "one quiet pair, archive on: p99 ms" archived-quiet p99 1 1
+	row "archive page of 50, newest first, of $MESSAGES: CPU ms" pages cpu_us_per_unit 1 0.001
 	local faults
 	faults=$(grep -hE '"(lost|doubled|reordered|errors)": [1-9]' "$reports"/*.json | sort | uniq -c || true)
 	echo

@@ -28,7 +28,7 @@ type Config struct {
 	Window   int           // stanzas in flight for each pair, or logins at a time
 	Rate     float64       // stanzas a second for each pair at most; 0 for no limit
 	Size     int           // bytes of a stanza as it is sent
-	Messages int           // for each recipient, of offline
+	Messages int           // for each recipient, of offline and archive
 	Fan      bool          // of relay: from the first user to all others
 	WarmUp   time.Duration // before anything is measured
 	Duration time.Duration // of what is measured
@@ -45,6 +45,7 @@ var Scenarios = []struct{ Name, Unit, Short string }{
 	{"presence", "delivery", "the first user changes presence, all others see it"},
 	{"federation", "message", "pairs whose recipients are at --peer-server"},
 	{"offline", "message", "messages to users who are away are stored, then delivered"},
+	{"archive", "page", "pairs fill their archives, then page through them, newest first"},
 	{"relay", "message", "pairs or, with --fan, presence, through a program that knows no XMPP: the floor"},
 }
 
@@ -73,6 +74,8 @@ func Run(ctx context.Context, c Config) ([]Result, error) {
 		results, err = r.pairs(ctx, &r.Peer)
 	case c.Scenario == "offline":
 		results, err = r.offline(ctx)
+	case c.Scenario == "archive":
+		results, err = r.archive(ctx)
 	default:
 		err = errors.New("there is no such scenario")
 	}
