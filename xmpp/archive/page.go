@@ -105,7 +105,7 @@ func (a *Archive) answer(b *box, s hook.Session, p *pager, q asked, horizon uint
 	if err != nil {
 		if errors.Is(err, storage.ErrNotFound) {
 			err = stanza.ItemNotFound("there is no such message")
-		} else {
+		} else if !errors.Is(err, storage.ErrClosed) { // then the server ends
 			a.host.Log.Error("archive could not be read", "account", q.Target, "err", err)
 		}
 		last, _ = q.ErrorReply(stanza.AsError(err))

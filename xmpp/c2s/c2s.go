@@ -156,8 +156,7 @@ func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
 // Shutdown ends all streams and waits for that, or for ctx. Clients that can resume their sessions, or are
 // about to do it, lose their connections; the others are told <system-shutdown/>.
 func (s *Server) Shutdown(ctx context.Context) {
-	outlets := s.parking.all()
-	for _, o := range outlets {
+	for _, o := range s.parking.all() {
 		if st := o.ledger.Carrier(); st != nil {
 			st.Drop()
 		}
@@ -181,7 +180,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.ended.Wait()
 	}
 	s.mu.Unlock()
-	for _, o := range outlets {
+	for _, o := range s.parking.all() {
 		_ = s.Users.Do(o.session.JID().Bare(), func(*session.User) { // an account that is gone has no sessions
 			if s.parking.has(o) {
 				o.Changed()

@@ -1,6 +1,7 @@
 package c2s_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,10 +9,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"encoding/xml"
+	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -220,4 +226,59 @@ func TestWrongPasswordIsRefused(t *testing.T) {
 			t.Errorf("%s logged in with a wrong password", name)
 		}
 	}
+}
+
+// TestResumptionPromisedAtTheEnd: a client that is told, while the server ends, that it can resume its session finds
+// it after the restart. There are so many other sessions that the end takes a while.
+func TestResumptionPromisedAtTheEnd(t *testing.T) {
+	const others, tries = 5000, 15
+	promised := 0
+	for range tries {
+		store := mem.New(mem.Options{})
+		s := serveOn(t, store, func(c *c2s.Config) { c.Resume, c.Timing.Finish = time.Minute, 50*time.Millisecond })
+		for n := range uint64(others) {
+			record := fmt.Sprintf(`{"Key":"%s","Full":"juliet@%s/%d"}`, base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(make([]byte, 24), n)), domain, n)
+			store.Submit(func(tx storage.Tx) error {
+				return tx.Peers().Put(storage.Peer{ID: n + 1, Kind: storage.ClientPeer, State: []byte(record)})
+			})
+		}
+		<-store.Submit(nil).Done()
+		if err := s.Restore(); err != nil {
+			t.Fatal(err)
+		}
+		client, err := s.login(t, "romeo", "secret of romeo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := client.Conn()
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			time.Sleep(time.Duration(mrand.IntN(500)) * time.Microsecond)
+			s.Shutdown(t.Context())
+			close(ended)
+		}()
+		time.Sleep(time.Duration(mrand.IntN(500)) * time.Microsecond)
+		_, _ = io.WriteString(conn, "<enable xmlns='urn:xmpp:sm:3' resume='true'/>") // the connection may be cut
+		told, _ := io.ReadAll(conn)
+		<-ended
+		if !bytes.Contains(told, []byte("<enabled")) {
+			continue
+		}
+		promised++
+		<-store.Submit(nil).Done()
+		var peers []storage.Peer
+		if err := store.View(func(tx storage.Tx) (err error) {
+			peers, err = tx.Peers().All()
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if len(peers) != others+1 {
+			t.Fatalf("told %s, and there are %d sessions", told, len(peers))
+		}
+	}
+	t.Logf("%d of %d were promised resumption", promised, tries)
 }

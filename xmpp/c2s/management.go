@@ -2,6 +2,7 @@ package c2s
 
 import (
 	"crypto/rand"
+	"errors"
 	"strconv"
 	"time"
 
@@ -230,16 +231,19 @@ func (c *client) adopt(u *session.User, o *outlet, h uint32, announce func(uint3
 }
 
 // over deals with the session of a stream that has ended, however it ended: one that can be resumed
-// waits for that if nobody meant it to end (section 7).
-func (s *Server) over(st *stream.Stream, _ error) {
+// waits for that if nobody meant it to end (section 7). The end of the server is not the session's, though its
+// client may have asked for resumption too late to be spared the error.
+func (s *Server) over(st *stream.Stream, err error) {
 	c := clientOf(st)
 	if c.session == nil {
 		return
 	}
+	var cause *stanza.StreamError
+	spared := st.Broken() || errors.As(err, &cause) && cause.Condition == stanza.StreamSystemShutdown
 	_ = s.Users.Do(c.account, func(u *session.User) { // an account that is gone has no sessions
 		switch {
 		case !c.current(u):
-		case c.outlet.id != key{} && st.Broken():
+		case c.outlet.id != key{} && spared:
 			c.outlet.ledger.Park()
 			s.parking.wait(c.outlet, time.Now())
 			st.Log.Debug("session waits to be resumed")

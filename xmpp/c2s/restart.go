@@ -2,6 +2,7 @@ package c2s
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -42,14 +43,18 @@ func (o *outlet) found() {
 }
 
 // recorded is Changed of a session that its client has not been told of yet. The gate opens when the record is on
-// disk, so that the client is promised nothing that a crash breaks.
+// disk, so that the client is promised nothing that a crash breaks. It stays closed if the store has failed or was closed.
 func (o *outlet) recorded() *stream.Gate {
 	if o.peer == 0 {
 		return nil
 	}
 	gate := new(stream.Gate)
 	o.Changed()
-	o.server.Store.Submit(nil).Then(func(error) { gate.Open() })
+	o.server.Store.Submit(nil).Then(func(err error) {
+		if err == nil || errors.Is(err, storage.ErrNoSpace) { // without space the next change tries again
+			gate.Open()
+		}
+	})
 	return gate
 }
 

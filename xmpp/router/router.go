@@ -207,6 +207,8 @@ func (r *Router) iq(u *session.User, st stanza.Stanza) {
 // NotKept returns a message to its sender that could not be written. It does not wait.
 func (r *Router) NotKept(st stanza.Stanza, err error) {
 	switch {
+	case errors.Is(err, storage.ErrClosed):
+		return // the server ends; nobody was told that the message has arrived
 	case errors.Is(err, storage.ErrFull): // XEP-0160 section 2
 		err = stanza.ServiceUnavailable("too many messages wait for this user")
 	case errors.Is(err, storage.ErrNoSpace):

@@ -180,7 +180,7 @@ func (o *Offline) run(owner jid.JID, h *handOver, given, kept uint64) {
 		if err == nil {
 			page, err = o.page(owner, given)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, storage.ErrClosed) { // then the server ends, and goes on another time
 			o.host.Log.Error("offline messages could not be read", "account", owner, "err", err)
 		}
 		over := true
