@@ -211,7 +211,7 @@ table() {
 		row "$((USERS / 2)) pairs, one in flight, $n idle sessions: CPU us a message" "growth-$n" cpu_us_per_unit 1 1
 	done
 	for flood in session presence; do
-		row "quiet pair alone: p99 ms" "fair-$flood" p99 1 1
+		row "quiet pair before a flood of $flood: p99 ms" "fair-$flood" p99 1 1
 		row "quiet pair beside a flood of $flood: p50 ms" "fair-$flood" p50 2 1
 		row "quiet pair beside a flood of $flood: p99 ms" "fair-$flood" p99 2 1
 		row "same: cores that the server keeps busy" "fair-$flood" cores 3 1

@@ -108,6 +108,7 @@ type run struct {
 	measuring atomic.Bool // what arrives now is measured
 	stopping  atomic.Bool // nobody sends any more
 	failed    atomic.Pointer[error]
+	measured  func() // is called when the measured time is over; nil for nothing
 }
 
 // now is the time as labels have it.
@@ -216,6 +217,9 @@ func (r *run) measure(ctx context.Context, count func() uint64) (span, error) {
 		return span{}, err
 	}
 	after, err := r.snapshot(count())
+	if r.measured != nil {
+		r.measured()
+	}
 	return span{before, after}, err
 }
 

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -26,8 +27,8 @@ func (r *run) fairness(ctx context.Context) ([]Result, error) {
 		quiet.Rate = quietRate
 	}
 	quiet.Window = max(1, int(quiet.Rate)) // of one second
-	pair := func() (Result, error) {
-		r := &run{Config: quiet, began: r.began}
+	pair := func(measured func()) (Result, error) {
+		r := &run{Config: quiet, began: r.began, measured: measured}
 		results, err := r.pairs(ctx, &r.Target)
 		if err != nil {
 			return Result{}, err
@@ -43,7 +44,7 @@ func (r *run) fairness(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	defer f.close()
-	alone, err := pair()
+	alone, err := pair(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +55,13 @@ func (r *run) fairness(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	beside, err := pair()
-	if err != nil {
-		return nil, err
-	}
-	last, err := r.snapshot(f.count())
-	r.stopping.Store(true)
-	if err == nil {
+	var last snapshot
+	var unread error             // the figures of processes
+	beside, err := pair(func() { // the last messages of the pair may be behind what a server has not yet dealt with
+		last, unread = r.snapshot(f.count())
+		r.stopping.Store(true)
+	})
+	if err = errors.Join(err, unread); err == nil {
 		err = f.settle(ctx)
 	}
 	f.close()
