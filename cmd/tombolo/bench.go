@@ -55,6 +55,7 @@ Accounts come from --user-file, one "NAME PASSWORD" a line. With --make they are
 their own, deleted at the end, or, with --user-file, written to that new file and kept. The server's limits for one
 address hold for the clients, too: exempt them, and lift limits.stanzas_per_second.`,
 		Example: `  tombolo bench pairs --server 127.0.0.1:5222 --domain example.org --make admin --server-pid $(pidof tombolo)
+  tombolo bench fairness --flood presence --users 1003 ...
   tombolo bench relay --window 20`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if b.compare {
@@ -89,8 +90,9 @@ address hold for the clients, too: exempt them, and lift limits.stanzas_per_seco
 	f.StringVar(&b.userFile, "user-file", "", "`file` with the accounts")
 	f.StringVar(&b.peerUserFile, "peer-user-file", "", "`file` with the recipients' accounts, for federation")
 	f.StringVar(&b.make, "make", "", "make the accounts: register (in-band registration) or admin (the admin socket of --config)")
+	f.IntVar(&b.Idle, "idle", 0, "`number` of further users who are logged in and silent")
 	f.IntVar(&b.Window, "window", 1, "`number` of stanzas in flight for each pair, or logins at a time")
-	f.Float64Var(&b.Rate, "rate", 0, "at most so `many` messages a second for each pair; 0 for no limit")
+	f.Float64Var(&b.Rate, "rate", 0, "at most so `many` messages a second for each pair; 0 for no limit, with fairness for 50")
 	f.IntVar(&b.Size, "size", 242, "`bytes` of a stanza as it is sent")
 	f.IntVar(&b.Messages, "messages", 100, "offline, archive: `number` of messages for each recipient; archive has whole pages of 50")
 	f.DurationVar(&b.Duration, "duration", 10*time.Second, "`time` that is measured")
@@ -98,6 +100,9 @@ address hold for the clients, too: exempt them, and lift limits.stanzas_per_seco
 	f.BoolVar(&b.SM, "sm", false, "turn on stream management (XEP-0198)")
 	f.BoolVar(&b.Carbons, "carbons", false, "turn on message carbons (XEP-0280)")
 	f.BoolVar(&b.Fan, "fan", false, "relay: from one user to all others, as presence")
+	f.StringVar(&b.Flood, "flood", "", "fairness, relay: what goes on beside the first two users: session (one writes to another as fast as it "+
+		"can) or presence (one changes presence whenever all others have seen the last change)")
+	f.Float64Var(&b.FloodRate, "flood-rate", 0, "so `many` messages, or changes of presence, a second in the flood; 0 for as fast as it goes")
 	cmd.AddCommand(relayCommand())
 	return cmd
 }
@@ -138,6 +143,9 @@ func (a *app) bench(cmd *cobra.Command, scenario string, b *benchRun) (err error
 		b.Progress = e
 	}
 
+	if b.Flood == "session" {
+		b.users = 4 // all others would only watch
+	}
 	ctx := cmd.Context()
 	if scenario == "relay" {
 		stop, err := b.startRelay(ctx)
@@ -182,8 +190,20 @@ func (b *benchRun) check(scenario string) error {
 		return usagef("--size must be at most %d", 1<<16)
 	case scenario == "archive" && b.Size > 4096:
 		return usagef("--size must be at most 4096 for archive: servers bound the bytes of a page, too")
-	case b.Rate < 0 || b.Rate > 1e5:
-		return usagef("--rate must be at most 100000")
+	case b.Rate < 0 || b.Rate > 1e5 || b.FloodRate < 0:
+		return usagef("--rate must be at most 100000, and neither it nor --flood-rate less than 0")
+	case b.Idle < 0:
+		return usagef("--idle must be 0 at least")
+	case !slices.Contains([]string{"", "session", "presence"}, b.Flood):
+		return usagef("--flood is session or presence, not %q", b.Flood)
+	case scenario == "fairness" && b.Flood == "":
+		return usagef("fairness needs --flood")
+	case b.Flood != "" && (scenario != "fairness" && scenario != "relay" || b.Fan):
+		return usagef("--flood is for fairness, and for relay without --fan")
+	case b.FloodRate > 0 && b.Flood == "":
+		return usagef("--flood-rate needs --flood")
+	case b.Flood != "" && b.users < 4:
+		return usagef("--users must be 4 at least with --flood: two of them are the quiet pair")
 	case b.Duration <= 0 || b.WarmUp < 0:
 		return usagef("--duration must be more than nothing, and --warm-up not less")
 	case !slices.Contains([]string{"SCRAM-SHA-1", "SCRAM-SHA-256"}, b.Target.Mechanism):
@@ -216,6 +236,7 @@ func (a *app) benchAccounts(cmd *cobra.Command, b *benchRun) (remove func() erro
 		sides = append(sides, sides[0])
 		sides[1].Target, sides[1].file = &b.Peer, b.peerUserFile
 	}
+	sides[0].users += b.Idle
 	for _, side := range sides {
 		if b.make == "" {
 			if side.Accounts, err = readUserFile(side.file, side.users); err != nil {
@@ -347,7 +368,7 @@ func (b *benchRun) startRelay(ctx context.Context) (stop func(), err error) {
 	}
 	b.Target.Address, b.Target.Direct, b.Target.PID = strings.TrimSpace(address), true, child.Process.Pid
 	b.Target.TLS = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13} // our own child on loopback
-	for range b.users {
+	for range b.users + b.Idle {
 		b.Target.Accounts = append(b.Target.Accounts, new(bench.Account))
 	}
 	return stop, nil

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -58,7 +59,12 @@ func TestBench(t *testing.T) {
 		{"archive", []string{"archive", "--messages", "120", "--window", "20"}},
 		{"federation", []string{"federation", "--peer-server", address, "--peer-domain", "a.test", "--make", "register", "--user-file", "", "--peer-user-file", ""}},
 		{"accounts of its own", []string{"pairs", "--make", "register", "--user-file", ""}},
+		{"pairs beside idle users", []string{"pairs", "--users", "2", "--idle", "4"}},
+		{"fairness beside a session", []string{"fairness", "--flood", "session", "--flood-rate", "2000"}},
+		{"fairness beside presence", []string{"fairness", "--flood", "presence"}},
 		{"relay", []string{"relay", "--window", "5"}},
+		{"relay beside a session", []string{"relay", "--flood", "session"}},
+		{"relay beside presence", []string{"relay", "--flood", "presence", "--flood-rate", "100", "--idle", "2"}},
 		{"relay with a fan", []string{"relay", "--fan"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -75,8 +81,13 @@ func TestBench(t *testing.T) {
 				if len(result.Servers) != 1 || result.Servers[0].ResidentKiB == 0 {
 					t.Errorf("of the server it knows %+v", result.Servers)
 				}
-				if stores := result.Scenario == "offline store"; (result.Latency == nil) != (stores || result.Scenario == "idle" || result.Scenario == "offline deliver") {
+				silent := []string{"idle", "offline store", "offline deliver", "fairness flood of session", "fairness flood of presence",
+					"relay flood of session", "relay flood of presence"}
+				if (result.Latency == nil) != slices.Contains(silent, result.Scenario) {
 					t.Errorf("%s has latency %+v", result.Scenario, result.Latency)
+				}
+				if (result.Slower != nil) != strings.Contains(result.Scenario, " beside ") {
+					t.Errorf("%s is slower by %+v", result.Scenario, result.Slower)
 				}
 			}
 			if len(report.Results) == 0 {
@@ -116,6 +127,13 @@ func TestBenchUsage(t *testing.T) {
 		"--mechanism is":         {"pairs", "--mechanism", "PLAIN"},
 		"--make is":              {"pairs", "--make", "magic"},
 		"needs --peer-server":    {"federation", "--make", "register"},
+		"fairness needs --flood": {"fairness", "--make", "register"},
+		"--flood is session or":  {"fairness", "--flood", "noise", "--make", "register"},
+		"--flood is for":         {"pairs", "--flood", "session", "--make", "register"},
+		"--flood-rate needs":     {"pairs", "--flood-rate", "5", "--make", "register"},
+		"4 at least with":        {"relay", "--flood", "session", "--users", "3"},
+		"--size must be at most": {"archive", "--size", "5000", "--make", "register"},
+		"--idle must be":         {"pairs", "--idle", "-1", "--make", "register"},
 		"--make admin knows one": {"federation", "--make", "admin", "--peer-server", "a:1", "--peer-domain", "b"},
 	} {
 		run(t, "", append([]string{"bench"}, args...)...).want(t, 2, "", text)

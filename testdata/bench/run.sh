@@ -4,17 +4,24 @@
 #
 #   testdata/bench/run.sh [DIRECTORY FOR REPORTS]
 #
-# ROUNDS, SECONDS_EACH, WARM_UP, USERS, IDLE, MESSAGES (in an archive that is paged through), SERVERS and
-# SCENARIOS change what is measured. It needs
-# bash, openssl, envsubst and root (ejabberd and Prosody from Debian expect it), and 127.0.9.1 to .4.
-# All that it starts ends with it.
+# ROUNDS, SECONDS_EACH, WARM_UP, USERS, IDLE, MESSAGES (in an archive that is paged through), FLOOD (what
+# recipients get a second), SERVERS and SCENARIOS change what is measured. Not among the scenarios unless
+# SCENARIOS names them:
+#
+#   growth-N        the first row with N idle sessions besides, as growth-100 growth-1000 growth-5000
+#   fair-session    a quiet pair beside a session that floods
+#   fair-presence   a quiet pair beside a user who has 1,000 contacts and keeps changing presence
+#
+# It needs bash, openssl, envsubst and root (ejabberd and Prosody from Debian expect it), and 127.0.9.1 to
+# .4. All that it starts ends with it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 # The warm-up is longer than the 5 s for which tombolo's heap must have stopped growing before the garbage
 # collector gets its headroom: a shorter one would measure how a server starts, not how it goes on.
 WARM_UP=${WARM_UP:-7}
-ROUNDS=${ROUNDS:-3} SECONDS_EACH=${SECONDS_EACH:-10} USERS=${USERS:-200} IDLE=${IDLE:-2000} MESSAGES=${MESSAGES:-1000}
+ROUNDS=${ROUNDS:-3} SECONDS_EACH=${SECONDS_EACH:-10} USERS=${USERS:-200} IDLE=${IDLE:-2000}
+MESSAGES=${MESSAGES:-1000} FLOOD=${FLOOD:-10000}
 SCENARIOS=${SCENARIOS:-login pairs sm window20 presence offline quiet federation archived archived20 archived-quiet pages idle}
 reports=${1:-$(mktemp -d)}
 work=$(mktemp -d)
@@ -132,6 +139,9 @@ scenario() {
 	quiet | archived-quiet) bench "$name" "$report" pairs --users 2 --rate 50 ;;
 	pages) # accounts of its own, so that no archive has more than another server's
 		bench "$name" "$report" archive --users 2 --messages "$MESSAGES" --window 20 --make register --user-file "" ;;
+	growth-*) bench "$name" "$report" pairs --users "$USERS" --idle "${3#growth-}" ;;
+	fair-session) bench "$name" "$report" fairness --flood session --flood-rate "$FLOOD" ;;
+	fair-presence) bench "$name" "$report" fairness --flood presence --flood-rate $((FLOOD / 1000)) --users 1003 --size 300 ;;
 	idle)
 		stop "$name"
 		start "$name" partner
@@ -154,6 +164,8 @@ relay() {
 	pairs) bench relay "$report" relay --users "$USERS" ;;
 	window20) bench relay "$report" relay --users "$USERS" --window 20 ;;
 	presence) bench relay "$report" relay --fan --users 101 --size 300 ;;
+	fair-session) bench relay "$report" relay --flood session --flood-rate "$FLOOD" ;;
+	fair-presence) bench relay "$report" relay --flood presence --flood-rate $((FLOOD / 1000)) --users 1003 --size 300 ;;
 	esac
 }
 
@@ -161,16 +173,15 @@ relay() {
 figure() {
 	local file
 	for file in "$reports/$1-$2"-[0-9]*.json; do
-		[[ -s $file ]] && grep "\"$3\":" "$file" | sed -n "${4}s/.*: *\([0-9.e+-]*\).*/\1/p"
+		if [[ -s $file ]]; then sed -n "s/.*\"$3\": *\([0-9.e+-]*\).*/\1/p" "$file" | sed -n "${4}p"; fi
 	done | sort -g | awk -v scale="$5" '{ v[NR] = $1 } END { x = v[int((NR + 1) / 2)] * scale; printf NR ? x < 100 ? "%.3g" : "%.0f" : "-", x }'
 }
 
-# row TITLE SCENARIO KEY NTH SCALE
+# row TITLE SCENARIO KEY NTH SCALE is nothing where the scenario was not measured.
 row() {
-	local name
-	printf '| %s |' "$1"
-	for name in tombolo prosody ejabberd relay; do printf ' %s |' "$(figure "$name" "$2" "$3" "$4" "$5")"; done
-	echo
+	local name figures=
+	for name in tombolo prosody ejabberd relay; do figures+=" $(figure "$name" "$2" "$3" "$4" "$5") |"; done
+	[[ $figures != *[0-9]* ]] || echo "| $1 |$figures"
 }
 
 table() {
@@ -195,6 +206,16 @@ table() {
 	row "one quiet pair, archive on: p50 ms" archived-quiet p50 1 1
 	row "one quiet pair, archive on: p99 ms" archived-quiet p99 1 1
 	row "archive page of 50, newest first, of $MESSAGES: CPU ms" pages cpu_us_per_unit 1 0.001
+	local n flood
+	for n in $(tr ' ' '\n' <<<"$SCENARIOS" | sed -n s/growth-//p); do
+		row "$((USERS / 2)) pairs, one in flight, $n idle sessions: CPU us a message" "growth-$n" cpu_us_per_unit 1 1
+	done
+	for flood in session presence; do
+		row "quiet pair before a flood of $flood: p99 ms" "fair-$flood" p99 1 1
+		row "quiet pair beside a flood of $flood: p50 ms" "fair-$flood" p50 2 1
+		row "quiet pair beside a flood of $flood: p99 ms" "fair-$flood" p99 2 1
+		row "same: cores that the server keeps busy" "fair-$flood" cores 3 1
+	done
 	local faults
 	faults=$(grep -hE '"(lost|doubled|reordered|errors)": [1-9]' "$reports"/*.json | sort | uniq -c || true)
 	echo
@@ -202,6 +223,14 @@ table() {
 }
 
 most=$((USERS > IDLE ? USERS : IDLE))
+for what in $SCENARIOS; do
+	case $what in
+	growth-*) n=$((USERS + ${what#growth-})) ;;
+	fair-presence) n=1003 ;;
+	*) n=4 ;;
+	esac
+	most=$((n > most ? n : most))
+done
 go build -o "$work/bin" ./cmd/tombolo
 certificates 2>"$work/openssl" || { cat "$work/openssl" >&2; exit 1; }
 if [[ -z ${SERVERS:-} ]]; then

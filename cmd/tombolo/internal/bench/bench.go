@@ -29,12 +29,16 @@ type Config struct {
 	Rate     float64       // stanzas a second for each pair at most; 0 for no limit
 	Size     int           // bytes of a stanza as it is sent
 	Messages int           // for each recipient, of offline and archive
-	Fan      bool          // of relay: from the first user to all others
+	Idle     int           // of the accounts, the last ones, are logged in and silent all the time
 	WarmUp   time.Duration // before anything is measured
 	Duration time.Duration // of what is measured
 	SM       bool          // stream management (XEP-0198)
 	Carbons  bool          // XEP-0280
 	Progress io.Writer     // gets a line that is rewritten every second; nil for none
+
+	Fan       bool    // of relay: from the first user to all others
+	Flood     string  // of fairness and relay: what goes on beside the first two users; "session" or "presence"
+	FloodRate float64 // stanzas a second of the flood; 0 for no limit
 }
 
 // Scenarios are what Run can do, with what one unit of it is.
@@ -46,26 +50,37 @@ var Scenarios = []struct{ Name, Unit, Short string }{
 	{"federation", "message", "pairs whose recipients are at --peer-server"},
 	{"offline", "message", "messages to users who are away are stored, then delivered"},
 	{"archive", "page", "pairs fill their archives, then page through them, newest first"},
-	{"relay", "message", "pairs or, with --fan, presence, through a program that knows no XMPP: the floor"},
+	{"fairness", "message", "a quiet pair, alone and then beside a --flood"},
+	{"relay", "message", "pairs, --fan or --flood through a program that knows no XMPP: the floor"},
 }
 
 // patience is how long a step may take that should take no time: a login, the last messages.
-const patience = 30 * time.Second
+// stalled is how long nothing may arrive before what is missing is taken for lost.
+const (
+	patience = 30 * time.Second
+	stalled  = 5 * time.Second
+)
 
 // Run carries out a scenario. The context ends it early, with an error.
 func Run(ctx context.Context, c Config) ([]Result, error) {
 	r := &run{Config: c, began: time.Now()}
 	r.Target.relay = c.Scenario == "relay"
+	disperse, err := r.crowd(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("bench %s: %w", c.Scenario, err)
+	}
+	defer disperse()
 	if r.Target.relay {
 		r.regroup()
 	}
 	var results []Result
-	var err error
 	switch {
 	case c.Scenario == "login":
 		results, err = r.logins(ctx)
 	case c.Scenario == "idle":
 		results, err = r.idle(ctx)
+	case c.Scenario == "fairness" || c.Scenario == "relay" && c.Flood != "":
+		results, err = r.fairness(ctx)
 	case c.Scenario == "presence" || c.Scenario == "relay" && c.Fan:
 		results, err = r.presence(ctx)
 	case c.Scenario == "pairs" || c.Scenario == "relay":
@@ -93,6 +108,7 @@ type run struct {
 	measuring atomic.Bool // what arrives now is measured
 	stopping  atomic.Bool // nobody sends any more
 	failed    atomic.Pointer[error]
+	measured  func() // is called when the measured time is over; nil for nothing
 }
 
 // now is the time as labels have it.
@@ -102,10 +118,32 @@ func (r *run) now() time.Duration { return time.Since(r.began) }
 func (r *run) regroup() {
 	for i, a := range r.Target.Accounts {
 		a.Name = fmt.Sprint(i / 2)
-		if r.Fan {
+		if r.Fan || r.Flood == "presence" && i >= 2 {
 			a.Name = "all"
 		}
 	}
+}
+
+// crowd logs the idle users in, who are then no accounts of the scenario any more.
+func (r *run) crowd(ctx context.Context) (disperse func(), err error) {
+	n := len(r.Target.Accounts) - r.Idle
+	if n < 1 || r.Idle < 0 {
+		return nil, errors.New("there are too few accounts for the idle users")
+	}
+	idlers := r.Target.Accounts[n:]
+	r.Target.Accounts = r.Target.Accounts[:n]
+	sessions, err := r.enter(ctx, &r.Target, idlers, extras{available: true, sm: r.SM, carbons: r.Carbons})
+	if err != nil {
+		return nil, err
+	}
+	var readers sync.WaitGroup
+	for _, s := range sessions {
+		readers.Go(func() { r.fail(s.serve(func([]byte) {}, func() error { return nil })) })
+	}
+	return func() {
+		leave(sessions)
+		readers.Wait()
+	}, nil
 }
 
 // enter logs users in, a few at a time.
@@ -179,6 +217,9 @@ func (r *run) measure(ctx context.Context, count func() uint64) (span, error) {
 		return span{}, err
 	}
 	after, err := r.snapshot(count())
+	if r.measured != nil {
+		r.measured()
+	}
 	return span{before, after}, err
 }
 

@@ -56,6 +56,24 @@ func (f *flow) pace(ctx context.Context, arrived *atomic.Uint64) error {
 	return nil
 }
 
+// pour sends as fast as it goes, or at FloodRate, so many stanzas at a time at most, whether they arrive or not.
+func (f *flow) pour(ctx context.Context, most int) error {
+	rate := f.run.FloodRate
+	for began := time.Now(); !f.run.stopping.Load() && ctx.Err() == nil; {
+		n := max(most, 1)
+		if rate > 0 {
+			if n = min(n, int(time.Since(began).Seconds()*rate)-int(f.sent.Load())); n <= 0 {
+				time.Sleep(time.Millisecond)
+				continue
+			}
+		}
+		if err := f.fire(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // An arrival is one recipient of a flow.
 type arrival struct {
 	run     *run

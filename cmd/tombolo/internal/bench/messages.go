@@ -82,7 +82,7 @@ func (r *run) pairs(ctx context.Context, recipients *Target) ([]Result, error) {
 	span, err := r.measure(ctx, count)
 	r.stopping.Store(true)
 	if err == nil {
-		r.until(ctx, 5*time.Second, count, func() bool {
+		r.until(ctx, stalled, count, func() bool {
 			for i, f := range flows {
 				if arrivals[i].count.Load() < f.sent.Load() {
 					return false
@@ -189,7 +189,7 @@ func (r *run) offline(ctx context.Context) ([]Result, error) {
 			return nil, err
 		}
 	}
-	r.until(ctx, 5*time.Second, count, func() bool { return count() >= stored.Load() })
+	r.until(ctx, stalled, count, func() bool { return count() >= stored.Load() })
 	last, err := r.snapshot(count())
 	if err != nil {
 		return nil, err

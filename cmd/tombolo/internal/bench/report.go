@@ -35,6 +35,7 @@ type Result struct {
 	Direct    bool    `json:"direct_tls"`
 	SM        bool    `json:"stream_management,omitempty"`
 	Carbons   bool    `json:"carbons,omitempty"`
+	Idle      int     `json:"idle,omitempty"`
 	Seconds   float64 `json:"seconds"`    // that were measured
 	Count     uint64  `json:"count"`      // of units in them
 	PerSecond float64 `json:"per_second"` // what this machine did, clients included
@@ -48,6 +49,7 @@ type Result struct {
 	Errors    uint64 `json:"errors"`
 
 	Latency *Latency  `json:"latency_ms,omitempty"`
+	Slower  *Slower   `json:"slower,omitempty"` // of fairness, beside the flood
 	Servers []Process `json:"processes,omitempty"`
 	Clients Process   `json:"clients"`
 }
@@ -62,11 +64,18 @@ type Latency struct {
 	Max  float64 `json:"max"`
 }
 
+// Slower is how many times the latency is what it was before.
+type Slower struct {
+	P50 float64 `json:"p50_ratio"`
+	P99 float64 `json:"p99_ratio"`
+}
+
 // A Process is a process tree while it was measured.
 type Process struct {
 	PID           int     `json:"pid,omitempty"`
 	CPUSeconds    float64 `json:"cpu_seconds"`
-	PerItemUs     float64 `json:"cpu_us_per_unit"`
+	Cores         float64 `json:"cores"`                  // that it kept busy
+	PerItemUs     float64 `json:"cpu_us_per_unit"`        // 0 where it did other things besides
 	ResidentKiB   int64   `json:"resident_kib,omitempty"` // at the end
 	PeakKiB       int64   `json:"peak_kib,omitempty"`
 	PerSessionKiB float64 `json:"kib_per_session,omitempty"` // of idle
@@ -75,7 +84,7 @@ type Process struct {
 // result makes a Result. sent tells how many stanzas each arrival should have got.
 func (r *run) result(name string, s span, arrivals []*arrival, sent func(int) uint64) Result {
 	result := Result{Scenario: name, Server: r.Target.Address, Users: len(r.Target.Accounts) + len(r.Peer.Accounts), Window: r.Window,
-		Size: r.Size, Direct: r.Target.Direct, SM: r.SM, Carbons: r.Carbons, Seconds: s.seconds(), Count: s.count()}
+		Size: r.Size, Direct: r.Target.Direct, SM: r.SM, Carbons: r.Carbons, Idle: r.Idle, Seconds: s.seconds(), Count: s.count()}
 	for _, known := range Scenarios {
 		if known.Name == r.Scenario {
 			result.Unit = known.Unit
@@ -105,14 +114,20 @@ func (r *run) result(name string, s span, arrivals []*arrival, sent func(int) ui
 		}
 		return float64(d.Microseconds()) / float64(result.Count)
 	}
+	process := func(used time.Duration) Process {
+		p := Process{CPUSeconds: used.Seconds(), PerItemUs: perItem(used)}
+		if result.Seconds > 0 {
+			p.Cores = p.CPUSeconds / result.Seconds
+		}
+		return p
+	}
 	for i, pid := range r.pids() {
 		before, after := s.before.servers[i], s.after.servers[i]
-		used := after.cpu - before.cpu
-		result.Servers = append(result.Servers, Process{PID: pid, CPUSeconds: used.Seconds(), PerItemUs: perItem(used),
-			ResidentKiB: after.rss >> 10, PeakKiB: after.peak >> 10})
+		p := process(after.cpu - before.cpu)
+		p.PID, p.ResidentKiB, p.PeakKiB = pid, after.rss>>10, after.peak>>10
+		result.Servers = append(result.Servers, p)
 	}
-	used := s.after.clients - s.before.clients
-	result.Clients = Process{CPUSeconds: used.Seconds(), PerItemUs: perItem(used)}
+	result.Clients = process(s.after.clients - s.before.clients)
 	return result
 }
 
@@ -139,9 +154,15 @@ func (r Result) Text(w io.Writer) error {
 		fmt.Fprintf(&b, "; p50 %.2f, p90 %.2f, p99 %.2f, p99.9 %.2f, max %.2f ms", l.P50, l.P90, l.P99, l.P999, l.Max)
 	}
 	b.WriteByte('\n')
+	if s := r.Slower; s != nil {
+		fmt.Fprintf(&b, "  p50 is %.1f times and p99 %.1f times what it was alone\n", s.P50, s.P99)
+	}
 	for _, p := range r.Servers {
-		fmt.Fprintf(&b, "  server %d: %.2f s of processor time, %.1f us a %s; %d KiB resident, %d at most", p.PID, p.CPUSeconds,
-			p.PerItemUs, r.Unit, p.ResidentKiB, p.PeakKiB)
+		fmt.Fprintf(&b, "  server %d: %.2f s of processor time, %.2f cores", p.PID, p.CPUSeconds, p.Cores)
+		if p.PerItemUs != 0 {
+			fmt.Fprintf(&b, ", %.1f us a %s", p.PerItemUs, r.Unit)
+		}
+		fmt.Fprintf(&b, "; %d KiB resident, %d at most", p.ResidentKiB, p.PeakKiB)
 		if p.PerSessionKiB != 0 {
 			fmt.Fprintf(&b, "; %.1f KiB a session", p.PerSessionKiB)
 		}
@@ -185,7 +206,7 @@ func Compare(w io.Writer, a, b Report) error {
 	matched := 0
 	for _, x := range a.Results {
 		for _, y := range b.Results {
-			if x.Scenario != y.Scenario || x.Unit != y.Unit || x.Users != y.Users || x.Window != y.Window || x.SM != y.SM || x.Carbons != y.Carbons {
+			if x.Scenario != y.Scenario || x.Unit != y.Unit || x.Users != y.Users || x.Window != y.Window || x.Idle != y.Idle || x.SM != y.SM || x.Carbons != y.Carbons {
 				continue
 			}
 			matched++
