@@ -26,6 +26,13 @@ const DefaultMark = 2048
 // operation is answered. Groups of this size have long stopped gaining from growing.
 const maxGroup = 1024
 
+// Who has been answered often comes back at once. After a group of some size the next one waits a little for them,
+// so that a sync serves more; who is alone does not wait, and a large group gains nothing.
+const (
+	few, many = 8, 256
+	maxLinger = time.Millisecond
+)
+
 // An Op is one submitted operation.
 type Op struct {
 	Run func(storage.Tx) error
@@ -209,10 +216,14 @@ func (q *Queue) run() {
 			<-q.wake
 			continue
 		}
+		var took time.Duration
 		for rest := group; len(rest) > 0; {
 			n := min(len(rest), maxGroup)
-			q.carryOut(rest[:n])
+			took = q.carryOut(rest[:n])
 			rest = rest[n:]
+		}
+		if len(group) > few && len(group) < many {
+			time.Sleep(min(took/4, maxLinger))
 		}
 		clear(group)
 		spare = group
@@ -235,7 +246,7 @@ func (q *Queue) take(spare []Op) (group []Op, closed bool) {
 }
 
 // carryOut commits one group and tells everybody who waits for it.
-func (q *Queue) carryOut(group []Op) {
+func (q *Queue) carryOut(group []Op) (took time.Duration) {
 	start := time.Now()
 	err := q.Err()
 	if err == nil && slices.ContainsFunc(group, func(op Op) bool { return op.Run != nil }) {
@@ -244,7 +255,7 @@ func (q *Queue) carryOut(group []Op) {
 			q.fail(err)
 		}
 	}
-	took := time.Since(start)
+	took = time.Since(start)
 	for i := range group {
 		op := &group[i]
 		if op.Err == nil {
@@ -263,6 +274,7 @@ func (q *Queue) carryOut(group []Op) {
 		q.release()
 	}
 	q.mu.Unlock()
+	return took
 }
 
 func (q *Queue) fail(err error) {
