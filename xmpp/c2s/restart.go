@@ -43,7 +43,8 @@ func (o *outlet) found() {
 }
 
 // recorded is Changed of a session that its client has not been told of yet. The gate opens when the record is on
-// disk, so that the client is promised nothing that a crash breaks. It stays closed if the store has failed or was closed.
+// disk, so that the client is promised nothing that a crash breaks, or when there is no space for it: what the client
+// is sent later waits for another try. It stays closed if the store has failed or was closed.
 func (o *outlet) recorded() *stream.Gate {
 	if o.peer == 0 {
 		return nil
@@ -51,7 +52,7 @@ func (o *outlet) recorded() *stream.Gate {
 	gate := new(stream.Gate)
 	o.Changed()
 	o.server.Store.Submit(nil).Then(func(err error) {
-		if err == nil || errors.Is(err, storage.ErrNoSpace) { // without space the next change tries again
+		if err == nil || errors.Is(err, storage.ErrNoSpace) {
 			gate.Open()
 		}
 	})

@@ -10,6 +10,7 @@
 package session
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -150,7 +151,7 @@ type Remnant struct {
 	Since      time.Time
 	Sink       Keeper
 	Presence   stanza.Stanza // zero: not available
-	Ready      time.Time     // zero: not
+	Ready      time.Time     // zero: not known, if available with a priority that is not negative
 	Interested bool
 	Enabled    []string
 	Directed   []jid.JID
@@ -164,7 +165,7 @@ func (r *Registry) Restore(old Remnant) error {
 		s := &Session{full: old.Full, client: old.Client, sink: old.Sink, keeper: old.Sink, user: u, since: old.Since,
 			interested: old.Interested, enabled: old.Enabled}
 		if !old.Presence.Element.IsZero() {
-			s.SetPresence(old.Presence, old.Ready)
+			s.SetPresence(old.Presence, cmp.Or(old.Ready, old.Since))
 		}
 		for _, entity := range old.Directed {
 			if s.directed == nil {

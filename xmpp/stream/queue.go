@@ -103,7 +103,7 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (end 
 func (q *queue) hold(gate *Gate) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.closed && gate.await(q) {
+	if !q.closed && !q.ended && gate.await(q) {
 		q.gates = append(q.gates, gated{gate, q.added, q.added})
 	}
 }

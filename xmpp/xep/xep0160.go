@@ -258,10 +258,23 @@ func (o *Offline) give(u *session.User, box *mailbox, after, kept uint64, page [
 			continue
 		}
 		box.out = slices.Insert(box.out, i, given{number: m.Number})
-		to[0].Hand(e, func(u hook.User, arrived bool) { o.handed(u, m.Number, arrived) })
-		o.transfer(u, st, storage.OfflineMessage{ID: m.ID}, e, to[1:], copied)
+		o.hand(m.Number, e, to)
+		o.transfer(u, st, storage.OfflineMessage{ID: m.ID}, e, nil, copied)
 	}
 	return true
+}
+
+// hand gives a message to sessions that do not outlive a restart. It has arrived when one of them has it.
+func (o *Offline) hand(number uint64, e element.Element, to []hook.Session) {
+	left, there := len(to), false
+	for _, s := range to {
+		s.Hand(e, func(u hook.User, arrived bool) {
+			left--
+			if there = there || arrived; arrived || left == 0 && !there {
+				o.handed(u, number, arrived)
+			}
+		})
+	}
 }
 
 // whom are the sessions that get a message that has waited, and those that get a copy of it: the one that it is

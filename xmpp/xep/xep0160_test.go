@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"tombolo/storage"
+	"tombolo/xmpp/element"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
+	"tombolo/xmpp/stream"
 )
 
 // note is a message with a number that tells it apart.
@@ -646,4 +648,66 @@ func TestFetchedFromTheArchive(t *testing.T) {
 			eventually(t, "the store is empty", func() bool { return len(h.stored("juliet@a.test")) == 0 })
 		})
 	}
+}
+
+// A managed client acknowledges what it is sent when the test says so.
+type managed struct {
+	*client
+	parcels []stream.Parcel
+}
+
+func (m *managed) Track(e element.Element, note any, _ *stream.Gate) uint64 {
+	n := uint64(len(m.parcels) + 1)
+	m.parcels = append(m.parcels, stream.Parcel{Element: e, Note: note, Number: n})
+	m.Send(e)
+	return n
+}
+func (m *managed) Managed() bool                           { return true }
+func (m *managed) Parked() bool                            { return false }
+func (m *managed) Peer() uint64                            { return 0 }
+func (m *managed) Changed()                                {}
+func (m *managed) Settle() (written, lost []stream.Parcel) { return nil, m.parcels }
+func (m *managed) Forget()                                 {}
+
+// TestHandOverToSeveralOfWhichOneFails: what several devices were handed comes to none of them again when one of them
+// ends without it, if another has acknowledged it.
+func TestHandOverToSeveralOfWhichOneFails(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	h.route(note(1))
+	var devices []*managed
+	for n := range 2 {
+		m := &managed{client: &client{h: h, got: make(chan stanza.Stanza, 100), closed: make(chan *stanza.StreamError, 1)}}
+		var err error
+		if m.s, err = h.host.Users.Bind(session.Binding{Full: jid.MustParse(fmt.Sprint("juliet@a.test/", n)), Sink: m,
+			Announce: func(*session.User, *session.Session) {}}); err != nil {
+			t.Fatal(err)
+		}
+		m.presence("<presence/>")
+		devices = append(devices, m)
+	}
+	first, second := devices[0], devices[1]
+	h.pass(time.Second)
+	h.route(note(2))
+	release()
+	for n := 1; n <= 2; n++ {
+		if got := first.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("message %d is %s", n, got.Element)
+		}
+	}
+	if got := second.next(); got.ID != "m2" {
+		t.Errorf("the second got %s", got.Element)
+	}
+	if err := h.host.Users.Do(first.s.JID().Bare(), func(u *session.User) {
+		u.Arrived(second.parcels)
+		second.parcels = nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	first.end()
+	if got := second.next(); got.ID != "m1" {
+		t.Errorf("the second got %s", got.Element)
+	}
+	second.nothing()
 }

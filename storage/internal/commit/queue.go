@@ -234,8 +234,12 @@ func (q *Queue) run() {
 func (q *Queue) take(spare []Op) (group []Op, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.ops) == 0 || !q.urgent && !q.closed {
+	if len(q.ops) == 0 {
+		q.urgent = false // the timer of what was taken meanwhile
 		return nil, q.closed
+	}
+	if !q.urgent && !q.closed {
+		return nil, false
 	}
 	if q.delayed != nil {
 		q.delayed.Stop()
