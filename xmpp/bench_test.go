@@ -32,40 +32,54 @@ const chat = `<message to='%s' type='chat' id='b4e1c8a2-9a7d-4d0e-8f53-2f1a3c5d7
 // lock to the recipient's sink: hooks of all features, rules, no parsing and no socket.
 func BenchmarkLocalDelivery(b *testing.B) {
 	for _, to := range []string{"juliet@a.test", "juliet@a.test/balcony"} {
-		b.Run(to, func(b *testing.B) {
-			e := newEngine(b, mem.New(mem.Options{}), "romeo@a.test", "juliet@a.test")
-			delivered := 0
-			romeo, err := e.bind(jid.MustParse("romeo@a.test/orchard"), sink{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			juliet, err := e.bind(jid.MustParse("juliet@a.test/balcony"), sink{send: func(element.Element) { delivered++ }})
-			if err == nil {
-				err = e.show(juliet, "here")
-			}
-			if err != nil {
-				b.Fatal(err)
-			}
-			parsed, err := element.ParseOne(fmt.Sprintf(chat, to), ns.Client)
-			if err != nil {
-				b.Fatal(err)
-			}
-			st, err := stanza.Parse(parsed)
-			if err != nil {
-				b.Fatal(err)
-			}
-			st = st.WithFrom(romeo.JID())
-			delivered = 0
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := e.say(romeo, st); err != nil {
-					b.Fatal(err)
-				}
-			}
-			if delivered != b.N {
-				b.Fatalf("%d messages delivered of %d", delivered, b.N)
-			}
-		})
+		b.Run(to, func(b *testing.B) { deliverLocally(b, to) })
+	}
+}
+
+func deliverLocally(b *testing.B, to string) {
+	e := newEngine(b, mem.New(mem.Options{}), "romeo@a.test", "juliet@a.test")
+	delivered := 0
+	romeo, err := e.bind(jid.MustParse("romeo@a.test/orchard"), sink{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	juliet, err := e.bind(jid.MustParse("juliet@a.test/balcony"), sink{send: func(element.Element) { delivered++ }})
+	if err == nil {
+		err = e.show(juliet, "here")
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	parsed, err := element.ParseOne(fmt.Sprintf(chat, to), ns.Client)
+	if err != nil {
+		b.Fatal(err)
+	}
+	st, err := stanza.Parse(parsed)
+	if err != nil {
+		b.Fatal(err)
+	}
+	st = st.WithFrom(romeo.JID())
+	delivered = 0
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := e.say(romeo, st); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if delivered != b.N {
+		b.Fatalf("%d messages delivered of %d", delivered, b.N)
+	}
+}
+
+// TestAllocationsOfADelivery: the way of a message through the server allocates next to nothing. The number may go
+// down.
+func TestAllocationsOfADelivery(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector allocates")
+	}
+	r := testing.Benchmark(func(b *testing.B) { deliverLocally(b, "juliet@a.test") })
+	if n := r.AllocsPerOp(); r.N == 0 || n > 1 {
+		t.Errorf("%d allocations a message in %d", n, r.N)
 	}
 }
 
