@@ -2,7 +2,7 @@ package federation
 
 import (
 	"crypto/tls"
-	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,10 +180,7 @@ func TestUnwrittenIsSentAgain(t *testing.T) {
 	a.Flusher.Begin() // as if in the middle of somebody's turn: nothing is written
 	a.Send(message("a.test", "b.test", "second"))
 	a.Send(message("a.test", "b.test", "third"))
-	if err := p.conn.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0); err != nil {
-		t.Fatal(err)
-	}
-	p.conn.(*tls.Conn).NetConn().Close() // a reset
+	p.reset()
 	q := b.accept()
 	a.Flusher.End()
 	q.receiveKey(cert)
@@ -193,6 +190,55 @@ func TestUnwrittenIsSentAgain(t *testing.T) {
 		t.Errorf("the second stream got %s", got)
 	}
 	a.quiet(t)
+}
+
+// A server that was reached a moment ago is tried for a while although attempts fail: it may be restarting, or the
+// network bad. What it says of itself is taken at its word.
+func TestFailuresAfterAStream(t *testing.T) {
+	for name, c := range map[string]struct {
+		attempt func(*peer)
+		want    string // the condition of the bounce; "": the message arrives
+	}{
+		"no answer":    {func(p *peer) { p.reset() }, ""},
+		"half a login": {func(p *peer) { p.answer("clear", starttls); p.expect("<starttls "); p.reset() }, ""},
+		"host-unknown": {func(p *peer) {
+			p.answerHeader("id")
+			p.send("<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+		}, "remote-server-not-found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			a, b := l.serve("a.test", options{}), l.listen("b.test")
+			cert := newAuthority(t).issue(t, nil, "b.test")
+			a.Send(message("a.test", "b.test", "first"))
+			p := b.accept()
+			p.receiveKey(cert)
+			p.send("<db:result from='b.test' to='a.test' type='valid'/>")
+			p.expect("first</body></message>")
+			a.stream(t, "out", "b.test")
+			p.reset()
+			eventually(t, "the end of the stream", func() bool {
+				return !slices.ContainsFunc(a.List(), func(i StreamInfo) bool { return i.State == "open" })
+			})
+
+			a.Send(message("a.test", "b.test", "second"))
+			c.attempt(b.accept())
+			if c.want != "" {
+				a.wantBounce(t, c.want)
+				return
+			}
+			a.Send(message("a.test", "b.test", "third"))
+			c.attempt(b.accept())
+			q := b.accept()
+			q.receiveKey(cert)
+			q.send("<db:result from='b.test' to='a.test' type='valid'/>")
+			if got := q.expect("third</body></message>"); strings.Count(got, "<body>second") != 1 {
+				t.Errorf("the next stream got %s", got)
+			}
+			a.quiet(t)
+		})
+	}
 }
 
 // A peer that answered before and then no longer does is given up; one that never could reach us is

@@ -37,7 +37,7 @@ type outbound struct {
 	progress bool      // something has arrived since the stream is there
 	heard    time.Time // when the peer last acknowledged, or something was sent to one that had acknowledged all
 	asked    time.Time // when tend asked; zero: no answer is due
-	lost     time.Time // when there was no stream any more, and nothing has arrived since
+	lost     time.Time // when a stream ended, and nothing has arrived since; zero: there was none
 }
 
 // A letter is the note on what is in the ledger of an outbound.
@@ -248,15 +248,6 @@ func (b *outbound) resume(s *stream.Stream, h uint32, now time.Time) error {
 	b.ledger.Resume(s, b.renumbered(changed), func(uint32) {})
 	b.heard, b.asked = now, time.Time{}
 	return nil
-}
-
-// park takes what is sent off a stream that has ended.
-func (b *outbound) park(now time.Time) {
-	b.ledger.Park()
-	b.posted = b.last
-	if b.progress || b.lost.IsZero() {
-		b.lost = now
-	}
 }
 
 // end takes out what did not arrive, as far as that is known.

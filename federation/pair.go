@@ -29,6 +29,7 @@ type pair struct {
 	most   int       // bytes of a stanza that the peer takes (XEP-0478); 0: it did not say
 	sent   *outbound // what is to be sent, or was and may not have arrived; nil: nothing
 	used   time.Time // when the last stanza was sent, or the stream was ready
+	left   time.Time // when the last stream ended
 
 	failures int       // in a row
 	until    time.Time // no attempt before
@@ -87,6 +88,9 @@ func (p *pair) accept(st stanza.Stanza) *stanza.Error {
 	p.running = true
 	if p.sent == nil {
 		p.sent = p.f.draft(p.Pair)
+		if now.Sub(p.left) < p.f.ConnectTime {
+			p.sent.lost = p.left
+		}
 	}
 	p.used = now
 	p.sent.send(st, now)
@@ -229,17 +233,18 @@ func tooLarge() *stanza.Error {
 
 // again deals with the end of a stream or of the attempts to make one, and says whether, and after how
 // long, to try once more. What a stream never wrote goes to the next one, and so does what a peer that
-// acknowledges has not acknowledged; what else was written is the peer's, or lost with it.
+// acknowledges has not acknowledged; what else was written is the peer's, or lost with it. A peer with which
+// there was a stream a moment ago is tried for a while: a connection that fails tells little of it.
 func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 	p.mu.Lock()
-	now, progress := p.f.Now(), false
-	if p.stream != nil {
+	now, lived, progress := p.f.Now(), p.stream != nil, false
+	if lived {
 		p.stream = nil
 		progress = p.leave(now) // so this comes to an end, whatever the peer does
 	}
 	p.running = false
 	switch {
-	case p.sent == nil && (err == nil || progress):
+	case p.sent == nil && (err == nil || lived):
 		p.mu.Unlock()
 		return 0, false
 	case p.f.work.Err() != nil:
@@ -247,7 +252,7 @@ func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 		p.running = true
 		p.mu.Unlock()
 		return 0, true
-	case p.sent != nil && p.sent.posted > 0 && now.Sub(p.sent.lost) < max(p.sent.grace, p.f.ConnectTime) && !isRejection(err):
+	case p.sent != nil && now.Sub(p.sent.lost) < max(p.sent.grace, p.f.ConnectTime) && !isRejection(err):
 		p.running = true
 		p.mu.Unlock()
 		wait = min(firstRetry<<min(attempt, 20), longestRetry)
@@ -265,10 +270,15 @@ func (p *pair) again(err error, attempt int) (wait time.Duration, more bool) {
 func (p *pair) leave(now time.Time) (progress bool) {
 	b := p.sent
 	if b.acks {
-		b.park(now)
+		b.ledger.Park()
+		b.posted = b.last
 	} else {
 		b.arrived(b.ledger.Written())
 	}
+	if b.progress || b.lost.IsZero() {
+		b.lost = now
+	}
+	p.left = now
 	if count, _ := b.waiting(); count == 0 {
 		b.forget() // there is nothing to go on with
 		p.sent = nil

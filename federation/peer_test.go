@@ -69,6 +69,19 @@ func (p *peer) rest() string {
 	}
 }
 
+// reset breaks the connection.
+func (p *peer) reset() {
+	p.t.Helper()
+	conn := p.conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	if err := conn.(*net.TCPConn).SetLinger(0); err != nil {
+		p.t.Fatal(err)
+	}
+	conn.Close()
+}
+
 func (p *peer) header(from, to string) {
 	p.send("<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' "+
 		"xmlns:db='jabber:server:dialback' from='%s' to='%s' version='1.0'>", from, to)
