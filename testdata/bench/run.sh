@@ -13,7 +13,7 @@
 #   fair-presence   a quiet pair beside a user who has 1,000 contacts and keeps changing presence
 #
 # It needs bash, openssl, envsubst and root (ejabberd and Prosody from Debian expect it), and 127.0.9.1 to
-# .4. All that it starts ends with it.
+# .4; and dnsmasq for messages from ejabberd, which finds its partners by DNS only. All that it starts ends with it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -78,7 +78,8 @@ start() {
 	ejabberd)
 		envsubst <testdata/bench/ejabberd.yml >"$DIR/ejabberd.yml"
 		[[ $ARCHIVE == true ]] || sed -i /mod_mam/d "$DIR/ejabberd.yml"
-		printf '{resolv_conf, ""}.\n{hosts_file, ""}.\n{host, {%s}, ["%s"]}.\n{lookup, [file]}.\n' "${PEERHOST//./,}" "$PEER" >"$DIR/inetrc"
+		printf '{resolv_conf, ""}.\n{hosts_file, ""}.\n{lookup, [dns]}.\n{nameserver, {%s}}.\n' "${HOST//./,}" >"$DIR/inetrc"
+		dns
 		HOME=$DIR EJABBERD_CONFIG_PATH=$DIR/ejabberd.yml EJABBERD_LOG_PATH=$DIR/log ERL_CRASH_DUMP_SECONDS=0 \
 			ERL_LIBS=$(sed -n "s/^ERL_LIBS='\(.*\)'/\1/p" "$(command -v ejabberdctl)") ERL_INETRC=$DIR/inetrc \
 			erl -noinput +K true +P 250000 -mnesia dir "\"$DIR/data\"" -s ejabberd >>"$DIR/out" 2>&1 &
@@ -93,6 +94,15 @@ start() {
 	echo "$name does not listen; its log:" >&2
 	tail "$DIR"/log* >&2
 	return 1
+}
+
+# dns starts the DNS server for ejabberd, where there is one to start. ejabberd has the system look up the
+# target of an SRV record, so that is an address.
+dns() {
+	if [[ -v pids[dns] ]] || ! command -v dnsmasq >/dev/null; then return; fi
+	dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --user= --listen-address="$HOST" --bind-interfaces --no-resolv \
+		--no-hosts --local=/test/ --srv-host="_xmpp-server._tcp.$PEER,$PEERHOST,$SERVER" >"$work/dns" 2>&1 &
+	pids[dns]=$!
 }
 
 stop() {
@@ -135,7 +145,7 @@ scenario() {
 	sm) bench "$name" "$report" pairs --users "$USERS" --sm --carbons ;;
 	window20 | archived20) bench "$name" "$report" pairs --users "$USERS" --window 20 ;;
 	presence) bench "$name" "$report" presence --users 101 --size 300 ;;
-	offline) bench "$name" "$report" offline --users 20 --messages 200 --window 20 ;;
+	offline) bench "$name" "$report" offline --users 40 --messages 500 --window 20 ;;
 	quiet | archived-quiet) bench "$name" "$report" pairs --users 2 --rate 50 ;;
 	pages) # accounts of its own, so that no archive has more than another server's
 		bench "$name" "$report" archive --users 2 --messages "$MESSAGES" --window 20 --make register --user-file "" ;;
@@ -147,8 +157,8 @@ scenario() {
 		start "$name" partner
 		bench "$name" "$report" idle --users "$IDLE"
 		;;
-	federation-out) # ejabberd finds its partners by DNS only, and there is none here
-		[[ $name == ejabberd ]] || bench "$name" "$report" federation --users 100 --peer-server "$(host partner):$CLIENT" --peer-domain partner.test \
+	federation-out)
+		[[ $name == ejabberd && ! -v pids[dns] ]] || bench "$name" "$report" federation --users 100 --peer-server "$(host partner):$CLIENT" --peer-domain partner.test \
 			--peer-pid "${pids[partner]}" --peer-user-file "$work/partner.users"
 		;;
 	federation-in)
