@@ -288,8 +288,9 @@ func (f *Federation) Run(ctx context.Context) error {
 }
 
 // Shutdown returns what waits for a stream to its senders, unless it is kept, closes all streams, after
-// what is in their queues, and waits for their ends or for ctx. Nothing is accepted any more.
-func (f *Federation) Shutdown(ctx context.Context) error {
+// what is in their queues, and waits for their ends; those that are left when ctx ends are aborted. Nothing
+// is accepted any more.
+func (f *Federation) Shutdown(ctx context.Context) {
 	f.mu.Lock()
 	f.closing = true
 	pairs := make([]*pair, 0, len(f.pairs))
@@ -297,8 +298,8 @@ func (f *Federation) Shutdown(ctx context.Context) error {
 		pairs = append(pairs, p)
 	}
 	for in := range f.incoming {
-		if in.managed.Load().kind() == "resumable" {
-			in.s.Drop() // it will be resumed
+		if in.managed.Load().kind() == "resumable" || !in.open.Load() {
+			in.s.Drop() // it will be resumed, or is nobody yet
 		}
 		in.s.Close(&stanza.StreamError{Condition: stanza.StreamSystemShutdown})
 	}
@@ -312,25 +313,26 @@ func (f *Federation) Shutdown(ctx context.Context) error {
 		o.s.Close(nil)
 	}
 	f.mu.Unlock()
-	return f.wait(ctx)
-}
 
-func (f *Federation) wait(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.idle.Broadcast()
-	})
+	stop := context.AfterFunc(ctx, f.abort)
 	defer stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.tasks > 0 && ctx.Err() == nil {
+	for f.tasks > 0 {
 		f.idle.Wait()
 	}
-	if f.tasks > 0 {
-		return fmt.Errorf("federation: %d streams did not end: %w", f.tasks, ctx.Err())
+}
+
+// abort ends all streams without waiting for their peers.
+func (f *Federation) abort() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for in := range f.incoming {
+		in.s.Abort()
 	}
-	return nil
+	for o := range f.outgoing {
+		o.s.Abort()
+	}
 }
 
 // enter notes a stream, unless the server is closing.

@@ -335,14 +335,22 @@ func (s *Server) Run(ctx context.Context) error {
 
 	stop() // the same for everything that serves or works, whatever ended the server
 	s.closeListeners()
-	deadline, cancel := context.WithTimeout(context.Background(), time.Duration(s.config.Limits.Shutdown))
-	defer cancel()
-	s.clients.Shutdown(deadline)
-	err = errors.Join(err, s.federation.Shutdown(deadline))
+	s.disconnect(time.Duration(s.config.Limits.Shutdown))
 	end()
 	s.connected.Wait()
 	s.audit.Write(audit.Event{Kind: audit.ServerStopped})
 	return errors.Join(err, s.Close())
+}
+
+// disconnect ends all streams within the time: half of it is the clients', whose last presence other domains
+// are told before their streams end.
+func (s *Server) disconnect(within time.Duration) {
+	deadline, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	clients, cancel := context.WithTimeout(deadline, within/2)
+	defer cancel()
+	s.clients.Shutdown(clients)
+	s.federation.Shutdown(deadline)
 }
 
 // wait returns when the server is to end, and why.

@@ -165,7 +165,7 @@ func (s *Stream) dispatch(e element.Element) error {
 		if stanzas && !f.available(s) || !f.Claims(e) {
 			continue // e.g. a second <bind/>, which is an ordinary request by then
 		}
-		if !f.available(s) || (s.role.Initiates && s.active != i) || (!s.role.Initiates && !s.offered[i] && !f.Quietly) {
+		if !f.available(s) || (s.role.Initiates && s.trying != i) || (!s.role.Initiates && !s.offered[i] && !f.Quietly) {
 			return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
 				Text: f.Name + " is not offered here"}
 		}
@@ -199,7 +199,7 @@ func (s *Stream) streamElement(e element.Element) error {
 
 // useFeatures starts the first feature of ours that wants to be negotiated now.
 func (s *Stream) useFeatures() error {
-	s.active = -1
+	s.trying = -1
 	for i := range s.role.Features {
 		f := &s.role.Features[i]
 		if f.Use == nil || !f.available(s) {
@@ -210,7 +210,7 @@ func (s *Stream) useFeatures() error {
 			return err
 		}
 		if started {
-			s.active = i
+			s.trying = i
 			return nil
 		}
 	}
@@ -238,7 +238,7 @@ func (s *Stream) apply(out Outcome) error {
 // restart forgets the old stream: nothing that was said or offered on it holds for the new one.
 func (s *Stream) restart() {
 	s.parser.Reset()
-	s.offered, s.active, s.features, s.headers = nil, -1, element.Element{}, false
+	s.offered, s.trying, s.features, s.headers = nil, -1, element.Element{}, false
 	s.login.attempt, s.login.offered, s.login.tokens = attempt{}, nil, nil
 	if s.role.Initiates {
 		s.sendHeader()

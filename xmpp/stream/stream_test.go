@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -202,15 +203,54 @@ func TestASilentPeerIsAskedThenLeft(t *testing.T) {
 	}
 }
 
+// TestLoginTakesTooLong: also who has not said anything gets a whole stream (RFC 6120 section 4.9.1.2).
 func TestLoginTakesTooLong(t *testing.T) {
+	for _, says := range []string{header, ""} {
+		r := role(t)
+		r.Ready = func(*stream.Stream) bool { return false }
+		r.Timing.Login = 50 * time.Millisecond
+		p := run(t, r)
+		p.send(t, says)
+		got := p.readTo(t, "</stream:stream>")
+		if !strings.Contains(got, "<connection-timeout") || strings.Count(got, "<stream:stream ") != 1 {
+			t.Errorf("after %q: got %s", says, got)
+		}
+	}
+}
+
+// TestRest: a stream that is silent for a while goes on waiting on another goroutine, whose stack is small, and
+// then lives as before.
+func TestRest(t *testing.T) {
 	r := role(t)
-	r.Ready = func(*stream.Stream) bool { return false }
-	r.Timing.Login = 50 * time.Millisecond
+	r.Timing.Login = time.Minute
+	handled := make(chan string, 1)
+	r.Handle = func(_ *stream.Stream, e element.Element) error {
+		handled <- e.Attr("id")
+		return nil
+	}
 	p := run(t, r)
 	p.send(t, header)
-	if got := p.readTo(t, "</stream:stream>"); !strings.Contains(got, "<connection-timeout") {
-		t.Errorf("got %s", got)
+	p.readTo(t, "</stream:features>")
+	resting := func() bool {
+		stacks := make([]byte, 1<<20)
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "created by tombolo/xmpp/stream.(*Stream).live ")
 	}
+	for end := time.Now().Add(patience); !resting(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the stream does not rest")
+		}
+	}
+	p.send(t, "<message id='1'/>")
+	select {
+	case id := <-handled:
+		if id != "1" {
+			t.Errorf("handled %q", id)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing was handled")
+	}
+	p.send(t, "</stream:stream>")
+	p.readTo(t, "</stream:stream>")
 }
 
 // TestAPeerThatDoesNotReadIsCutOff sends more than the queue may hold to one that does not read;
