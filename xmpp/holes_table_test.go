@@ -85,7 +85,7 @@ var holes = []struct {
 		{"Changing the password of somebody else", "XEP-0077 section 3.3", []string{"xmpp/xep TestPasswordChangeSection3Point3", "xmpp/xep TestRegisterFromElsewhere"}},
 		{"Disabled, deleted, another password: sessions go on", "", []string{"xmpp/c2s TestUserDisableAndEnable", "xmpp/c2s TestUserDelete", "xmpp/c2s TestUserPasswd", "xmpp/xep TestCancellationSection3Point2"}},
 		{"The same, between login and binding", "", []string{"xmpp TestAccountChangesBetweenLoginAndBinding", "xmpp/c2s TestNothingIsBoundAfterRevocation", "xmpp/auth TestPasswordChangesDuringExchange"}},
-		{"The same, with a token", "XEP-0484", []string{"xmpp/auth TestRevocationReachesUnfinishedLogins", "xmpp/auth TestTokenInvalidation", "xmpp/auth TestRevokeClient"}},
+		{"The same, with a token", "XEP-0484", []string{"xmpp/auth TestRevocationReachesUnfinishedLogins", "xmpp/auth TestTokenInvalidation", "xmpp/auth TestRevokeClient", "xep-0494-sessions.txt"}},
 		{"A token for another mechanism or channel binding, an old one, one from a stolen database", "XEP-0484", []string{"xmpp/auth TestTokenIsBound", "xmpp/auth TestTokenRotation", "xmpp/auth TestTokenExpiry", "xmpp/auth TestSealedTokens", "xmpp/sasl TestTokenBindings"}},
 		{"A stranger who guesses without end, or locks a user out", "RFC 6120 section 6.4.5", []string{"xmpp/c2s TestThrottleDelaysTheGuesser", "xmpp/c2s TestThrottleParallelGuesses", "xmpp/c2s TestThrottleOfAWholeAddress", "rfc6120-6.4.5-tries.txt"}},
 	}},

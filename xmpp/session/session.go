@@ -3,6 +3,7 @@ package session
 import (
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"tombolo/xmpp/element"
@@ -50,6 +51,14 @@ func (s *Session) JID() jid.JID { return s.full }
 
 // Client names the installation that the session's client is of, "" where it did not say.
 func (s *Session) Client() string { return s.client }
+
+// SetClient names the installation whose client has the session now: another one may have resumed it.
+func (s *Session) SetClient(client string) {
+	if s.client != client {
+		s.client = strings.Clone(client)
+		s.Changed()
+	}
+}
 
 // Since is when the session was bound.
 func (s *Session) Since() time.Time { return s.since }
