@@ -95,6 +95,7 @@ var holes = []struct {
 		{"A stanza-id or delay by us from anyone else, also doubled", "XEP-0359 section 6", []string{"xmpp TestStanzaIDAndDelayByUs", "xmpp/stanza TestStripClaims", "federation TestClaimsAreStripped"}},
 		{"A reply that has the id of a request but not the peer, or not the type", "CVE-2014-0364 (Smack)", []string{"xmpp TestRepliesNobodyAskedFor", "xmpp FuzzServer"}},
 		{"A request that nobody answers, or two", "RFC 6120 section 8.2.3", []string{"xmpp FuzzServer"}},
+		{"Memory for requests that are never answered", "RFC 6120 section 13.12", []string{"xmpp/session TestUnansweredRequestsAreSmall", "xmpp/session TestLongIDsCountAsSeveral"}},
 		{"A session that outlives its stream, and what is lost in it", "", []string{"xmpp TestSessionEndsWithItsStream"}},
 		{"A storm from one sender", "RFC 6120 section 13.12", []string{"xmpp TestStorms", "xmpp/stream TestAFastSenderIsReadSlowly"}},
 		{"A peer that never reads", "", []string{"xmpp TestPeerThatNeverReads", "xmpp/stream TestAPeerThatDoesNotReadIsCutOff", "federation TestQueueIsBounded"}},
