@@ -98,6 +98,7 @@ var holes = []struct {
 		{"Memory for requests that are never answered", "RFC 6120 section 13.12", []string{"xmpp/session TestUnansweredRequestsAreSmall", "xmpp/session TestLongIDsCountAsSeveral"}},
 		{"A session that outlives its stream, and what is lost in it", "", []string{"xmpp TestSessionEndsWithItsStream"}},
 		{"A storm from one sender", "RFC 6120 section 13.12", []string{"xmpp TestStorms", "xmpp/stream TestAFastSenderIsReadSlowly"}},
+		{"A header that makes every stanza long, by its language or its namespaces", "", []string{"xmpp/stream TestLanguageOfTheHeader", "xmpp/stream TestWhatAStanzaBecomesIsPaidFor", "xmpp/element TestHeaderNamespaceIsShort"}},
 		{"A peer that never reads", "", []string{"xmpp TestPeerThatNeverReads", "xmpp/stream TestAPeerThatDoesNotReadIsCutOff", "federation TestQueueIsBounded"}},
 		{"A stanza from nobody, or in the name of somebody else, after whatever steps", "", []string{"xmpp FuzzServer"}},
 		{"A panic, a goroutine or memory left by whatever steps", "", []string{"xmpp FuzzServer", "xmpp/stream TestAPanicEndsOneStream"}},
