@@ -134,7 +134,8 @@ type Limits struct {
 	// Stanzas that a session may send in a second on average. We read no faster from it; nothing is
 	// dropped. A number or "off".
 	StanzasPerSecond Count `toml:"stanzas_per_second" default:"1000" off:"true"`
-	// Bytes that it may send in a second on average; "off" for no limit.
+	// Bytes that it may send in a second on average, or that what it sends has when it is passed on, where
+	// that is more; "off" for no limit.
 	BytesPerSecond Size `toml:"bytes_per_second" default:"2MB" off:"true"`
 	// Entities to which a session may direct presence without a subscription; "off" for no limit.
 	DirectedPresences Count `toml:"directed_presences" default:"1000" off:"true"`

@@ -82,7 +82,7 @@ type Server struct {
 // New makes the role that all client streams share.
 func New(c Config) *Server {
 	s := &Server{Config: c, streams: make(map[*stream.Stream]bool)}
-	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[key]endedSession)
+	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[jid.JID][]endedSession)
 	s.parking.acked = make(map[*outlet]struct{})
 	s.throttle.now = time.Now
 	s.ended.L = &s.mu

@@ -21,6 +21,7 @@ type client struct {
 	trying  string           // for whom the client wants to be taken
 	account jid.JID          // once authenticated
 	epoch   string           // of that login, for auth.Accounts.Current
+	agent   string           // the installation that logged in; "" where it did not say
 	session *session.Session // once bound
 	outlet  *outlet          // of the session
 }

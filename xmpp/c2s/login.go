@@ -96,13 +96,14 @@ func (s *Server) accepted(st *stream.Stream, x *sasl.Exchange) error {
 	if err != nil {
 		return &sasl.Failure{Condition: sasl.NotAuthorized, Cause: err}
 	}
-	clientOf(st).authenticated(account, x)
+	clientOf(st).authenticated(account, "", x)
 	return nil
 }
 
-// authenticated is called when the client is about to be told of its success.
-func (c *client) authenticated(account jid.JID, x *sasl.Exchange) {
-	c.account, c.epoch = account, x.Epoch()
+// authenticated is called when the client is about to be told of its success. agent is the installation
+// that it says it is of.
+func (c *client) authenticated(account jid.JID, agent string, x *sasl.Exchange) {
+	c.account, c.agent, c.epoch = account, agent, x.Epoch()
 	c.stream.Peer = account.String()
 	c.stream.Log = c.stream.Log.With("account", c.stream.Peer)
 	c.pass.Known()
@@ -151,13 +152,7 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 			o.session, c.session, c.outlet = s, s, o
 			announce(u, s)
 		},
-		Valid: func() error {
-			holds, err := c.server.Accounts.Current(full.Bare(), epoch)
-			if err == nil && !holds {
-				err = errOutdated
-			}
-			return err
-		},
+		Valid: func() error { return c.server.current(full.Bare(), epoch) },
 	})
 	switch {
 	case errors.Is(err, storage.ErrNotFound): // deleted since it logged in
@@ -172,6 +167,15 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 	c.stream.Log = c.stream.Log.With("resource", full.Resource())
 	c.stream.Log.Debug("resource bound")
 	return nil
+}
+
+// current is errOutdated where a login of that epoch does not hold any more.
+func (s *Server) current(account jid.JID, epoch string) error {
+	holds, err := s.Accounts.Current(account, epoch)
+	if err == nil && !holds {
+		err = errOutdated
+	}
+	return err
 }
 
 // errOutdated is the end of a login whose account or client lost its permission meanwhile.
@@ -216,7 +220,7 @@ func (c *client) bind(e element.Element) (stream.Outcome, error) {
 		}
 		return stream.Outcome{}, nil
 	}
-	err = c.open(full, "", c.epoch, func(*session.User, *session.Session) {
+	err = c.open(full, c.agent, c.epoch, func(*session.User, *session.Session) {
 		payload := element.Start("bind", ns.Bind).Leaf("jid", ns.Bind, full.String()).Element()
 		c.stream.Send(request.Result(payload).Element)
 	})

@@ -46,7 +46,7 @@ func (f *Feature) available(s *Stream) bool {
 
 // opened judges the peer's header and, on the receiving side, answers it.
 func (s *Stream) opened(e element.Element) error {
-	h := Header{To: e.Attr("to"), From: e.Attr("from"), ID: e.Attr("id"), Lang: e.Lang(),
+	h := Header{To: e.Attr("to"), From: e.Attr("from"), ID: e.Attr("id"), Lang: language(e.Lang()),
 		Version: e.Attr("version")}
 	s.Lang = h.Lang
 	if !s.role.Initiates {
@@ -64,6 +64,27 @@ func (s *Stream) opened(e element.Element) error {
 	}
 	s.sendFeatures()
 	return nil
+}
+
+// language is tag if it has the form of a language tag (RFC 5646 section 2.1, without the order of subtags),
+// and "" otherwise: it is written on each stanza of the peer that has none of its own (RFC 6120 section 8.1.5).
+func language(tag string) string {
+	const enough = 35 // bytes, by RFC 5646 section 4.4.1
+	if len(tag) > enough {
+		return ""
+	}
+	for i, subtag := range strings.Split(tag, "-") {
+		if len(subtag) == 0 || len(subtag) > 8 {
+			return ""
+		}
+		for _, c := range []byte(subtag) {
+			letter, digit := 'a' <= c|0x20 && c|0x20 <= 'z', '0' <= c && c <= '9'
+			if !letter && (!digit || i == 0) {
+				return ""
+			}
+		}
+	}
+	return tag
 }
 
 func (s *Stream) judge(e element.Element, h Header) error {

@@ -120,7 +120,7 @@ type Stream struct {
 	// claimed; the Role sets both. Data is the Role's own.
 	Local, Peer string
 	Data        any
-	// Lang is the xml:lang of the peer's header, for stanzas that have none.
+	// Lang is the xml:lang of the peer's header, for stanzas that have none; "" if it is no language tag.
 	Lang string
 	// Log carries the connection's attributes.
 	Log *slog.Logger
@@ -387,7 +387,7 @@ func (s *Stream) feed(p []byte) error {
 			if s.closed() && !s.listening() {
 				continue
 			}
-			if err = s.spend(0, 1); err == nil {
+			if err = s.spend(tok.Grown, 1); err == nil {
 				err = s.dispatch(tok.Element)
 			}
 		case element.End:
