@@ -96,6 +96,9 @@ func (c *Conn) Handshake(ctx context.Context, config *tls.Config, server bool, e
 	if server {
 		t = tls.Server(c.socket, config)
 	}
+	if err := c.socket.setWait(time.Time{}); err != nil { // the deadline of the last wait is not that of ctx
+		return err
+	}
 	c.socket.blocking = true
 	err := t.HandshakeContext(ctx)
 	c.socket.blocking = false

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -55,6 +56,9 @@ func (s *socket) Read(p []byte) (n int, err error) {
 		return 0, ErrWouldBlock
 	}
 	n, err = readInto(s.raw, p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.setWait(time.Time{}) == nil {
+		n, err = readInto(s.raw, p) // it was that of a wait which is over
+	}
 	// Less than there was room for is all that there was: what comes later is a change to the poller.
 	s.dry = n < len(p)
 	switch {

@@ -103,6 +103,48 @@ func TestReadSaysWhenThereIsNothing(t *testing.T) {
 	}
 }
 
+// TestDeadlineIsOfTheWait: whoever reads, or begins TLS, after the deadline of a wait that was successful is not
+// late.
+func TestDeadlineIsOfTheWait(t *testing.T) {
+	waited := func() (*Conn, *net.TCPConn) {
+		c, peer := connect(t, func() {})
+		if _, err := peer.Write([]byte("hi")); err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(50 * time.Millisecond)
+		if err := c.Wait(deadline); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(deadline))
+		return c, peer
+	}
+	c, _ := waited()
+	buf := make([]byte, 10)
+	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "hi" {
+		t.Errorf("Read: %q, %v", buf[:n], err)
+	}
+
+	c, peer := waited()
+	if _, err := c.Read(buf[:2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(time.Now()); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	pair, _ := files(t, t.TempDir(), "a.test", 1)
+	certs, err := LoadCertificates([]KeyPair{pair}, time.Now, func(string, error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := tls.Client(peer, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
+	go func() { _ = client.Handshake() }()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := c.Handshake(ctx, &tls.Config{GetCertificate: certs.Choose}, true, ""); err != nil {
+		t.Errorf("Handshake: %v", err)
+	}
+}
+
 func TestHurryEndsAWaitUnderWay(t *testing.T) {
 	c, _ := connect(t, func() {})
 	done := make(chan error, 1)
