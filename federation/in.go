@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,8 @@ type incoming struct {
 	f    *Federation
 	s    *stream.Stream
 	pass *transport.Pass
+	life context.Context // of what is done for this stream; ends with it
+	end  context.CancelFunc
 
 	open    atomic.Bool             // a pair is authorised: stanzas may flow
 	managed atomic.Pointer[inbound] // the session of stream management; nil: none
@@ -238,10 +241,23 @@ func (in *incoming) request(d dialback) {
 	case by != "" && in.authorise(p, by):
 		in.s.SendRaw(d.answer("valid", nil).String())
 	case in.reserve(p):
-		in.f.verify(p, in.s.ID, d.key, func(err error) { in.conclude(p, d, err) })
+		in.f.verify(in.life, in.party(), p, in.s.ID, d.key, func(err error) { in.conclude(p, d, err) })
 	default:
 		in.s.SendRaw(d.answer("error", stanza.ResourceConstraint("too many domains on this stream")).String())
 	}
+}
+
+// party is whose turns it takes to verify what is asked here: those of the peer's address, or of this
+// stream alone where addresses have no limits.
+func (in *incoming) party() string {
+	var exempt []netip.Prefix
+	if in.f.Gate != nil {
+		exempt = in.f.Gate.Exempt
+	}
+	if site, limited := transport.Site(in.s.Conn().RemoteAddr(), exempt); limited {
+		return site.String()
+	}
+	return in.s.ID
 }
 
 // consider says whether a pair can be authorised at once, and by what, or never; or, with neither,
@@ -292,6 +308,9 @@ func (in *incoming) conclude(p Pair, d dialback, err error) {
 	}
 	others := len(in.pairs) > 0
 	in.mu.Unlock()
+	if in.life.Err() != nil {
+		return // nobody is there to be told, and nothing was found out
+	}
 	if err == nil && in.authorise(p, "dialback") {
 		in.s.SendRaw(d.answer("valid", nil).String())
 		return

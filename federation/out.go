@@ -98,7 +98,7 @@ func (f *Federation) reach(ctx context.Context, p Pair, why *purpose) error {
 // run connects to the target and lives the stream. It returns nil if it was ready and ended in
 // order.
 func (o *outgoing) run(ctx context.Context) error {
-	conn, err := o.f.dial(ctx, o.target)
+	conn, err := o.dial(ctx)
 	o.tell("connect", o.target.String(), err)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", o.target, err)
@@ -132,6 +132,18 @@ func (o *outgoing) run(ctx context.Context) error {
 		o.tell("stream", "", err)
 	}
 	return err
+}
+
+// dial connects to the target. A stream that only asks is part of what has had its turn already.
+func (o *outgoing) dial(ctx context.Context) (net.Conn, error) {
+	if o.authenticate {
+		done, err := o.f.dials.take(ctx, registered(o.Remote))
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
+	return o.f.dial(ctx, o.target)
 }
 
 // outcome says why the stream ended, by who knows best: we if we gave up, the peer if it said so, or
