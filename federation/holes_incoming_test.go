@@ -179,3 +179,32 @@ func TestOneOwnersDomainsDoNotUseUpTheDials(t *testing.T) {
 		t.Errorf("%d of one owner's domains are dialled, want %d", n, ownerDials)
 	}
 }
+
+// A certificate for all names below a domain proves as many pairs as a stream may have, and no more. Those
+// that it has go on.
+func TestPairsOfAWildcardAreBounded(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{})
+	p := dialPeer(t, a)
+	p.login("evil.test", "a.test", l.ca.issue(t, nil, "evil.test", "*.evil.test"))
+	ask := func(i int) string {
+		p.send("<db:result from='x%d.evil.test' to='a.test'>key</db:result>", i)
+		return p.expect("</db:result>")
+	}
+	for i := range maxPairs - 1 { // EXTERNAL was the first
+		if got := ask(i); !strings.Contains(got, "type='valid'") {
+			t.Fatalf("pair %d: %s", i, got)
+		}
+	}
+	if got := ask(maxPairs); !strings.Contains(got, "type='error'") || !strings.Contains(got, "<resource-constraint ") {
+		t.Errorf("one too many: %s", got)
+	}
+	if got := ask(0); !strings.Contains(got, "type='valid'") {
+		t.Errorf("one that it has: %s", got)
+	}
+	p.send("<message from='juliet@x0.evil.test' to='romeo@a.test'><body>x</body></message>")
+	a.wantMessage(t, "x")
+	p.send("<message from='juliet@x%d.evil.test' to='romeo@a.test'><body>x</body></message>", maxPairs)
+	p.expect("<invalid-from ")
+	a.quiet(t)
+}

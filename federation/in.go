@@ -332,13 +332,16 @@ func (in *incoming) conclude(p Pair, d dialback, err error) {
 	}
 }
 
-// authorise lets a peer send stanzas for a pair on this stream, unless the policy has changed since
-// its proof was begun.
+// authorise lets a peer send stanzas for a pair on this stream, unless that has too many already, or the
+// policy has changed since the pair's proof was begun.
 func (in *incoming) authorise(p Pair, by string) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if t, allowed := in.f.trust.Load().of(p.Remote); !allowed || t.certificate && by == "dialback" {
 		delete(in.pairs, p)
+		return false
+	}
+	if in.pairs[p] == nil && len(in.pairs) >= maxPairs { // proved without a key that was verified
 		return false
 	}
 	in.pairs[p] = &authorisation{by: by, since: in.f.Now()}
