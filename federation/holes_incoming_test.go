@@ -208,3 +208,21 @@ func TestPairsOfAWildcardAreBounded(t *testing.T) {
 	p.expect("<invalid-from ")
 	a.quiet(t)
 }
+
+// A key that is not valid ends the stream while nothing else is authorised on it (XEP-0220 section 2.2.1),
+// also while another key is being verified: keys are not to be tried one after the other.
+func TestInvalidKeyBesideOneThatIsBeingVerified(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{})
+	slow := l.listen("slow.test")
+	l.serve("victim.test", options{})
+	p := dialPeer(t, a)
+	p.open("victim.test", "a.test", nil)
+	p.send("<db:result from='slow.test' to='a.test'>key</db:result>")
+	slow.accept() // and says nothing
+	p.send("<db:result from='victim.test' to='a.test'>forged</db:result>")
+	p.expect("<db:result from='a.test' to='victim.test' type='invalid'>")
+	p.expect("</stream:stream>")
+	p.rest()
+	a.quiet(t)
+}

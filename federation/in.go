@@ -306,7 +306,10 @@ func (in *incoming) conclude(p Pair, d dialback, err error) {
 	if a := in.pairs[p]; err != nil && a != nil && a.by == "" {
 		delete(in.pairs, p)
 	}
-	others := len(in.pairs) > 0
+	others := false // that are valid
+	for _, a := range in.pairs {
+		others = others || a.by != ""
+	}
 	in.mu.Unlock()
 	if in.life.Err() != nil {
 		return // nobody is there to be told, and nothing was found out
