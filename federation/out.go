@@ -327,6 +327,8 @@ func (o *outgoing) prove() error {
 		o.proved("")
 	case o.s.State()&stream.Authenticated != 0:
 		o.proved("EXTERNAL")
+	case o.s.ID == "": // RFC 6120 section 4.7.3 wants one, and the key must be good for this stream only
+		o.giveUp(&refusal{stanza.RemoteServerTimeout(o.Remote + " could not be told who asks"), errors.New("its header has no id")})
 	default:
 		o.requested = true
 		o.s.SendRaw(dialback{name: "result", from: o.Local, to: o.Remote,
