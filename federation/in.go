@@ -162,7 +162,9 @@ func (in *incoming) judge() {
 	defer in.mu.Unlock()
 	trust := in.f.trust.Load()
 	t, _ := trust.of(in.s.Peer)
-	in.security.tls = in.s.Conn().TLS()
+	if in.security.tls == nil {
+		in.security.tls = shown(in.s.Conn().TLS())
+	}
 	in.security.proof, in.security.why = t.judge(in.security.tls, in.s.Peer, trust.roots, in.f.Now())
 }
 
@@ -274,7 +276,7 @@ func (in *incoming) consider(p Pair) (by string, refused *stanza.Error) {
 		return "", stanza.PolicyViolation("TLS is required")
 	}
 	// A certificate says more than a key does, whoever asks with which protocol.
-	_, why := t.judge(in.s.Conn().TLS(), p.Remote, trust.roots, in.f.Now())
+	_, why := t.judge(in.security.tls, p.Remote, trust.roots, in.f.Now())
 	switch {
 	case why == nil:
 		return "certificate", nil

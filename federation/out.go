@@ -62,7 +62,7 @@ type purpose struct {
 
 // security is what is known of a connection and the domain at its other end.
 type security struct {
-	tls   *tls.ConnectionState
+	tls   *credential
 	proof proof
 	why   error // there is no better proof
 }
@@ -289,9 +289,9 @@ func (o *outgoing) judge() (proof, error) {
 	defer o.mu.Unlock()
 	trust := o.f.trust.Load()
 	t, _ := trust.of(o.Remote)
-	state := o.s.Conn().TLS()
-	found, why := t.judge(state, o.Remote, trust.roots, o.f.Now())
-	o.security = security{state, found, why}
+	peer := shown(o.s.Conn().TLS())
+	found, why := t.judge(peer, o.Remote, trust.roots, o.f.Now())
+	o.security = security{peer, found, why}
 	if found == "" && !t.certificate {
 		o.security.proof = byDialback // DNS led us here, which is all that dialback ever shows
 	}

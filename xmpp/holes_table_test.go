@@ -77,6 +77,7 @@ var holes = []struct {
 		{"Verifications that strangers ask for and leave behind, and those that keep the server from reaching others", "XEP-0220 section 2.1.2; RFC 6120 section 13.12",
 			[]string{"federation TestVerificationEndsWithItsStream", "federation TestStrangersDoNotUseUpTheDials", "federation TestVerificationThatFindsNoTurn", "federation TestVerificationsForExemptAddresses"}},
 		{"Forged keys that are tried one after the other on one stream", "XEP-0220 section 2.2.1", []string{"federation TestInvalidKeyBesideOneThatIsBeingVerified", "federation TestInvalidKey"}},
+		{"A certificate chain that takes long to verify, and is asked about for many domains", "", []string{"federation TestChainIsVerifiedOnce", "federation TestCertificateOfManyNames"}},
 		{"As many domains on one stream as a wildcard certificate proves", "", []string{"federation TestPairsOfAWildcardAreBounded", "federation TestTooManyPairs"}},
 		{"One owner's many domains that do not answer, and keep the server from reaching others", "", []string{"federation TestOneOwnersDomainsDoNotUseUpTheDials"}},
 	}},
