@@ -100,7 +100,9 @@ type Federation struct {
 	resolver *net.Resolver
 	trust    atomic.Pointer[trust]
 	in, out  *stream.Role
-	dials    chan struct{}
+	// dials are for our own streams, by the owner of the other domain; verifications for keys that others
+	// have us ask about, by the address from which they do.
+	dials, verifications *turns
 
 	work   context.Context // ends with Shutdown
 	cancel context.CancelFunc
@@ -122,12 +124,19 @@ type trust struct {
 	roots *x509.CertPool
 }
 
-// maxDials is how many connections may be in the making at once.
-const maxDials = 64
+// Bounds of what goes on at once: many domains that do not answer must not take all descriptors, nor keep
+// us from reaching others. Whoever owns a domain has as many below it as they like, so these count as one.
+// To have a key verified takes no more than to connect, so that is apart from the connections that we want
+// ourselves, and bounded by the address, of which an IPv6 /64 is one. Who waits does so within ConnectTime.
+const (
+	maxDials, ownerDials                = 64, 16
+	maxVerifications, siteVerifications = 256, 16
+)
 
 // New checks the policy and loads, or makes, the dialback secret.
 func New(c Config) (*Federation, error) {
-	f := &Federation{Config: c, dials: make(chan struct{}, maxDials), pairs: make(map[Pair]*pair),
+	f := &Federation{Config: c, dials: newTurns(maxDials, ownerDials),
+		verifications: newTurns(maxVerifications, siteVerifications), pairs: make(map[Pair]*pair),
 		outgoing: make(map[*outgoing]struct{}), incoming: make(map[*incoming]struct{}),
 		inbound: make(map[key]*inbound)}
 	f.idle.L = &f.mu
@@ -211,6 +220,8 @@ func (f *Federation) Serve(ctx context.Context, c transport.Socket, direct bool)
 		return
 	}
 	in := &incoming{f: f, s: s, pass: pass, pairs: make(map[Pair]*authorisation)}
+	in.life, in.end = context.WithCancel(f.work)
+	defer in.end()
 	s.Data = in
 	if !enter(f, f.incoming, in) {
 		c.Close()

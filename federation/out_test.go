@@ -135,6 +135,20 @@ func TestBounces(t *testing.T) {
 	}
 }
 
+// A key is made of the id that the peer gave the stream; without one it would be good for every stream.
+func TestNoKeyWithoutID_RFC6120_4_7_3(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{})
+	b := l.listen("b.test")
+	a.Send(message("a.test", "b.test", "secret"))
+	p := b.accept()
+	p.receive("", l.ca.issue(t, nil, "b.test"), dialbackFeature)
+	if got := p.rest(); strings.Contains(got, "db:result") || strings.Contains(got, "secret") {
+		t.Errorf("got %s, want no key", got)
+	}
+	a.wantBounce(t, "remote-server-timeout")
+}
+
 // A peer that offers EXTERNAL and then refuses it is proved to by dialback, on the same stream or,
 // when it closes that, on a new one.
 func TestExternalRefused_RFC6120_6_4_5(t *testing.T) {

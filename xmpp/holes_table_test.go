@@ -74,6 +74,12 @@ var holes = []struct {
 		{"A certificate that was not verified, and a stream that was trusted for it", "CVE-2021-32919 (Prosody)", []string{"federation TestDialbackRefusals_XEP0220_2_5", "federation TestCertificateMatrix"}},
 		{"A remote user named like a local admin", "CVE-2020-8086 (Prosody modules)", []string{"xmpp TestRemoteUserNamedLikeALocalOne"}},
 		{"An address whose own server normalises it differently", "RFC 7622", []string{"xmpp TestAddressesInAnotherNormalForm", "xmpp/jid TestAgreesWithReference"}},
+		{"Verifications that strangers ask for and leave behind, and those that keep the server from reaching others", "XEP-0220 section 2.1.2; RFC 6120 section 13.12",
+			[]string{"federation TestVerificationEndsWithItsStream", "federation TestStrangersDoNotUseUpTheDials", "federation TestVerificationThatFindsNoTurn", "federation TestVerificationsForExemptAddresses"}},
+		{"Forged keys that are tried one after the other on one stream", "XEP-0220 section 2.2.1", []string{"federation TestInvalidKeyBesideOneThatIsBeingVerified", "federation TestInvalidKey"}},
+		{"A certificate chain that takes long to verify, and is asked about for many domains", "", []string{"federation TestChainIsVerifiedOnce", "federation TestCertificateOfManyNames"}},
+		{"As many domains on one stream as a wildcard certificate proves", "", []string{"federation TestPairsOfAWildcardAreBounded", "federation TestTooManyPairs"}},
+		{"One owner's many domains that do not answer, and keep the server from reaching others", "", []string{"federation TestOneOwnersDomainsDoNotUseUpTheDials"}},
 	}},
 	{"Accounts", []hole{
 		{"An authzid for somebody else: PLAIN, SCRAM, EXTERNAL, SASL2", "RFC 6120 section 6.3.8", []string{"xmpp TestAuthzidForSomebodyElse", "xmpp/sasl TestPlain", "xmpp/sasl TestExternal", "federation TestExternalIdentity_XEP0178_3"}},
