@@ -8,10 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"tombolo/cmd/tombolo/internal/settings"
 	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp/admin"
@@ -28,20 +30,54 @@ from end to end before it gets its name. It holds the accounts' login keys: keep
 The configuration and the certificates are not in it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target := args[0]
-			if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) && !force {
-				return fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
-			}
-			n, err := writeVerified(target, func(w io.Writer) error { return a.call(cmd, "server.backup", nil, w) })
+			file, c, err := a.connect(cmd)
 			if err != nil {
+				return err
+			}
+			n, err := backup(cmd.Context(), file, c, args[0], force)
+			if err := errors.Join(err, c.Close()); err != nil {
 				return fmt.Errorf("backup: %w", err)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d bytes, checked\n", target, n)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d bytes, checked\n", args[0], n)
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists")
+	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists; never a file of the server's own")
 	return cmd
+}
+
+func backup(ctx context.Context, file *settings.File, c caller, target string, force bool) (size int64, err error) {
+	if own := ownFile(file, target); own != "" {
+		return 0, fmt.Errorf("%s has a name that belongs to the server's own file %s; choose another name", target, own)
+	}
+	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) && !force {
+		return 0, fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
+	}
+	return writeVerified(target, func(w io.Writer) error { return c.Call(ctx, "server.backup", nil, w) })
+}
+
+// ownFile is the file of the server's that a name stands for, "" if it is none; with a suffix it stands
+// for what is kept beside that file, such as older parts of the audit log. A server goes on writing into
+// the database that it has open, so a copy that took the name would lose all that it is told after.
+func ownFile(file *settings.File, name string) string {
+	log := file.AuditLog()
+	own := []string{file.Path, file.Database(), file.TokenKey(), file.AdminSocket(), log.File, log.Key}
+	for _, d := range file.Domain {
+		own = append(own, d.Certificate, d.Key)
+	}
+	for _, path := range own {
+		suffixed := strings.HasPrefix(filepath.Base(name), filepath.Base(path)+".")
+		if sameFile(name, path) || suffixed && sameFile(filepath.Dir(name), filepath.Dir(path)) {
+			return path
+		}
+	}
+	return ""
+}
+
+func sameFile(a, b string) bool {
+	one, errOne := os.Stat(a)
+	other, errOther := os.Stat(b)
+	return errOne == nil && errOther == nil && os.SameFile(one, other)
 }
 
 func (a *app) restoreCommand() *cobra.Command {

@@ -24,12 +24,12 @@ type caller interface {
 }
 
 // connect finds the running server, or else opens the store.
-func (a *app) connect(cmd *cobra.Command) (caller, error) {
-	file, running, err := a.dial(cmd)
-	if !errors.Is(err, admin.ErrNoServer) {
-		return running, err
+func (a *app) connect(cmd *cobra.Command) (*settings.File, caller, error) {
+	file, c, err := a.dial(cmd)
+	if errors.Is(err, admin.ErrNoServer) {
+		c, err = assemble(file, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
 	}
-	return assemble(file, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
+	return file, c, err
 }
 
 // dial finds the running server; admin.ErrNoServer if none runs. While one runs, mistakes in the
@@ -53,7 +53,7 @@ func (a *app) dial(cmd *cobra.Command) (*settings.File, caller, error) {
 
 // call carries out one verb, with or without a running server.
 func (a *app) call(cmd *cobra.Command, verb string, args, result any) error {
-	c, err := a.connect(cmd)
+	_, c, err := a.connect(cmd)
 	if err != nil {
 		return err
 	}

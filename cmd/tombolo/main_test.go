@@ -322,6 +322,38 @@ func TestBackupAndRestore(t *testing.T) {
 	run(t, "", "--config", file, "user", "list").want(t, 0, "juliet@a.test", "")
 }
 
+// TestBackupOverOwnFiles: no copy takes the place of a file that the server has, with --force or
+// without, under its own name or another one.
+func TestBackupOverOwnFiles(t *testing.T) {
+	file := newSite(t)
+	dir := filepath.Dir(file)
+	data := filepath.Join(dir, "data")
+	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "juliet@a.test").want(t, 0, "", "")
+	link := filepath.Join(dir, "link.db")
+	if err := os.Symlink(filepath.Join(data, "tombolo.db"), link); err != nil {
+		t.Fatal(err)
+	}
+	stop := serveSite(t, file)
+	for _, target := range []string{
+		filepath.Join(data, "tombolo.db"), link, filepath.Join(data, "tombolo.db.v1"), filepath.Join(data, "tokens.key"),
+		filepath.Join(data, "admin.sock"), filepath.Join(data, "audit.log"), filepath.Join(data, "audit.log.state"),
+		filepath.Join(data, "audit.key"), file, filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key"),
+	} {
+		before, _ := os.Lstat(target)
+		r := run(t, "", "--config", file, "backup", "--force", target).want(t, 1, "", "belongs to the server's own file")
+		if strings.Contains(r.err, "--force") {
+			t.Errorf("the way out that is offered is --force:\n%s", r.err)
+		}
+		if after, _ := os.Lstat(target); (before == nil) != (after == nil) || before != nil && !os.SameFile(before, after) {
+			t.Errorf("%s was replaced", target)
+		}
+	}
+	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "romeo@a.test").want(t, 0, "", "")
+	stop()
+	run(t, "", "--config", file, "user", "list").want(t, 0, "romeo@a.test", "")
+	run(t, "", "--config", file, "backup", "--force", filepath.Join(data, "tombolo.db")).want(t, 1, "", "belongs to the server's own file")
+}
+
 // TestRestoreOverDamage: a damaged database can be replaced, which is when one needs it most.
 func TestRestoreOverDamage(t *testing.T) {
 	file := newSite(t)
