@@ -84,7 +84,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "restore FILE", Short: "Put a backup in the place of the database",
 		Long: `Put a backup in the place of the database. No server may be running. The backup is checked first; the
-database that was there is kept beside the new one under a name with the time.`,
+database that was there is kept beside the new one under a name with the time, which replaces no other.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, c, err := a.dial(cmd)
@@ -96,7 +96,7 @@ database that was there is kept beside the new one under a name with the time.`,
 			}
 			var kept string
 			err = recordRestore(cmd.Context(), file.AuditLog(), func() (err error) {
-				kept, err = restore(args[0], file.Database())
+				kept, err = restore(args[0], file.Database(), time.Now())
 				return err
 			})
 			if err != nil {
@@ -125,12 +125,15 @@ func recordRestore(ctx context.Context, o audit.Options, do func() error) error 
 	return errors.Join(err, log.Close())
 }
 
-// restore replaces the database at path and returns where the old one is, "" if there was none.
-func restore(backup, path string) (kept string, err error) {
+// restore replaces the database at path and returns where the old one is, "" if there was none. At each
+// moment there is a database at path, or a server that is started after a crash would make an empty one.
+func restore(backup, path string, now time.Time) (kept string, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
-	if _, err := os.Stat(path); err == nil {
+	_, err = os.Stat(path)
+	replaces := err == nil
+	if replaces {
 		// While it is open here no server can start with it. One that is damaged cannot be
 		// opened, which may be why it is replaced.
 		old, err := bolt.Open(path, bolt.Options{})
@@ -140,7 +143,6 @@ func restore(backup, path string) (kept string, err error) {
 		case errors.Is(err, storage.ErrLocked):
 			return "", err
 		}
-		kept = path + ".before-restore-" + time.Now().UTC().Format("20060102T150405Z")
 	}
 	source, err := os.Open(backup)
 	if err != nil {
@@ -151,8 +153,8 @@ func restore(backup, path string) (kept string, err error) {
 	if _, err := writeVerified(fresh, func(w io.Writer) error { _, err := io.Copy(w, source); return err }); err != nil {
 		return "", err
 	}
-	if kept != "" {
-		if err := os.Rename(path, kept); err != nil {
+	if replaces {
+		if kept, err = setAside(path, now); err != nil {
 			return "", err
 		}
 	}
@@ -160,6 +162,21 @@ func restore(backup, path string) (kept string, err error) {
 		return "", err
 	}
 	return kept, syncDir(filepath.Dir(path))
+}
+
+// setAside gives a database a second name that no file has yet, durably.
+func setAside(path string, now time.Time) (kept string, err error) {
+	name := path + ".before-restore-" + now.UTC().Format("20060102T150405Z")
+	kept = name
+	for n := 2; ; n++ {
+		switch err := os.Link(path, kept); {
+		case err == nil:
+			return kept, syncDir(filepath.Dir(path))
+		case !errors.Is(err, fs.ErrExist):
+			return "", fmt.Errorf("keep the database that is there (or move it away first): %w", err)
+		}
+		kept = fmt.Sprintf("%s.%d", name, n)
+	}
 }
 
 // writeVerified writes a copy of a store, syncs it, checks it, and only then gives it its name.

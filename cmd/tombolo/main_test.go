@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"tombolo/cmd/tombolo/internal/lab"
 	"tombolo/cmd/tombolo/internal/settings"
+	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp"
 	"tombolo/xmpp/xep"
@@ -367,6 +369,55 @@ func TestRestoreOverDamage(t *testing.T) {
 	run(t, "", "--config", file, "user", "list").want(t, 1, "", "tombolo.db")
 	run(t, "", "--config", file, "restore", backup).want(t, 0, "is now the database", "")
 	run(t, "", "--config", file, "user", "list").want(t, 0, "juliet@a.test", "")
+}
+
+// TestRestoreTwice: what a restore replaced is kept, however many follow in the same second.
+func TestRestoreTwice(t *testing.T) {
+	file := newSite(t)
+	database := filepath.Join(filepath.Dir(file), "data", "tombolo.db")
+	copies := make([]string, 3) // with one, two and three accounts
+	for i := range copies {
+		copies[i] = filepath.Join(filepath.Dir(file), fmt.Sprintf("backup%d.db", i))
+		run(t, "secret", "--config", file, "user", "add", "--password-stdin", fmt.Sprintf("juliet%d@a.test", i)).want(t, 0, "", "")
+		run(t, "", "--config", file, "backup", copies[i]).want(t, 0, "checked", "")
+	}
+	var kept []string
+	moment := time.Now()
+	for _, backup := range copies {
+		name, err := restore(backup, database, moment)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, name)
+	}
+	// The first took the place of the database with all three accounts, each other that of the one before.
+	for i, want := range []int{3, 1, 2} {
+		if got := accountsIn(t, kept[i]); got != want {
+			t.Errorf("the database that restore %d replaced has %d accounts, want %d", i, got, want)
+		}
+	}
+}
+
+func accountsIn(t *testing.T, database string) (n int) {
+	t.Helper()
+	store, err := bolt.Open(database, bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	err = store.View(func(tx storage.Tx) error {
+		for _, err := range tx.Accounts().All("") {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // TestDocs holds what is generated in the documentation in step with the program.
