@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,7 @@ type quickstart struct {
 	out    io.Writer
 	dir    string
 	domain string
+	named  bool // --domain was given
 	ports  []portFlag
 }
 
@@ -67,6 +69,7 @@ anything else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q.out = cmd.OutOrStdout()
+			q.named = cmd.Flags().Changed("domain")
 			for i := range q.ports {
 				q.ports[i].set = cmd.Flags().Changed(q.ports[i].flag)
 			}
@@ -92,6 +95,9 @@ func (q *quickstart) run(ctx context.Context, errOut io.Writer, check bool) erro
 	j, err := jid.Parse(q.domain)
 	if err != nil || !j.IsServer() {
 		return usagef("--domain %s is not a domain name", q.domain)
+	}
+	if _, err := netip.ParseAddr(strings.Trim(j.Domain(), "[]")); err == nil {
+		return usagef("--domain %s is an IP address; the certificate would need a name, such as localhost", q.domain)
 	}
 	q.domain = j.Domain()
 	file, err := q.prepare()
@@ -139,6 +145,9 @@ func (q *quickstart) prepare() (*settings.File, error) {
 	file, _, err := settings.Load(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nmend it, or remove %s to start anew", mistakes(err), q.dir)
+	}
+	if d := file.Domain[0].Name; q.named && d != q.domain {
+		return nil, fmt.Errorf("%s was made for %s; name a new directory for %s with --dir", q.dir, d, q.domain)
 	}
 	if c, err := admin.Dial(file.AdminSocket()); err == nil {
 		return nil, errors.Join(fmt.Errorf("a server is already running in %s", q.dir), c.Close())

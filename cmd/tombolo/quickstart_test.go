@@ -159,8 +159,28 @@ func TestQuickstartTakenPort(t *testing.T) {
 
 func TestQuickstartOtherDomain(t *testing.T) {
 	dir := quickstartDir(t)
-	run(t, "", append(quickstartArgs(t, dir), "--domain", "Company.Example")...).want(t, 0, "All is well", "")
-	run(t, "", append(quickstartArgs(t, quickstartDir(t)), "--domain", "a@b")...).want(t, 2, "", "not a domain name")
+	args := quickstartArgs(t, dir)
+	run(t, "", append(args, "--domain", "Company.Example")...).want(t, 0, "All is well", "")
+	run(t, "", append(args, "--domain", "company.example")...).want(t, 0, "All is well", "")
+	run(t, "", args...).want(t, 0, "All is well", "")
+	run(t, "", append(args, "--domain", "other.example")...).
+		want(t, 1, "", dir+" was made for company.example; name a new directory for other.example with --dir")
+	for domain, want := range map[string]string{
+		"a@b": "not a domain name", "127.0.0.1": "is an IP address", "[::1]": "is an IP address",
+	} {
+		dir := quickstartDir(t)
+		run(t, "", append(quickstartArgs(t, dir), "--domain", domain)...).want(t, 2, "", want)
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s: it made a directory all the same", domain)
+		}
+	}
+}
+
+// TestQuickstartUnicodeDomain: addresses have U-labels (RFC 7622 section 3.2), certificates A-labels.
+func TestQuickstartUnicodeDomain(t *testing.T) {
+	args := append(quickstartArgs(t, quickstartDir(t)), "--domain", "münchen.test")
+	run(t, "", args...).want(t, 0, "All is well", "").want(t, 0, "a certificate for münchen.test", "")
+	run(t, "", args...).want(t, 0, "All is well", "")
 }
 
 func TestDemo(t *testing.T) {
