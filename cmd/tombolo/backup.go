@@ -30,7 +30,7 @@ from end to end before it gets its name. It holds the accounts' login keys: keep
 The configuration and the certificates are not in it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file, c, err := a.connect(cmd)
+			file, c, err := a.connect(cmd, "server.backup")
 			if err != nil {
 				return err
 			}

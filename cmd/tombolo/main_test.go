@@ -232,6 +232,41 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// TestMissingDatabase: a data_dir that is wrong is told, and only an account that is added makes a
+// database there.
+func TestMissingDatabase(t *testing.T) {
+	file := newSite(t)
+	data := filepath.Join(filepath.Dir(file), "data")
+	scratch := t.TempDir()
+	t.Setenv("TMPDIR", scratch)
+	const missing = "there is no database "
+	for _, row := range []struct {
+		code int
+		args []string
+	}{
+		{0, []string{"user", "list"}},
+		{1, []string{"user", "show", "juliet@a.test"}},
+		{1, []string{"user", "delete", "--yes", "juliet@a.test"}},
+		{1, []string{"roster", "list", "juliet@a.test"}},
+		{1, []string{"roster", "add", "juliet@a.test", "romeo@a.test"}},
+		{0, []string{"archive", "stats"}},
+		{1, []string{"federation", "check", "a.test"}},
+		{1, []string{"backup", filepath.Join(filepath.Dir(file), "backup.db")}},
+	} {
+		run(t, "", append([]string{"--config", file}, row.args...)...).want(t, row.code, "", missing+filepath.Join(data, "tombolo.db"))
+		if entries, err := os.ReadDir(filepath.Dir(file)); err != nil || len(entries) != 3 {
+			t.Fatalf("%s left %v, %v", row.args, entries, err)
+		}
+		if entries, err := os.ReadDir(scratch); err != nil || len(entries) != 0 {
+			t.Fatalf("%s left %v, %v", row.args, entries, err)
+		}
+	}
+	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "juliet@a.test").want(t, 0, "", missing+filepath.Join(data, "tombolo.db")+", which is made now")
+	if r := run(t, "", "--config", file, "user", "list").want(t, 0, "juliet@a.test", ""); r.err != "" {
+		t.Errorf("with a database: %s", r.err)
+	}
+}
+
 func TestServe(t *testing.T) {
 	file := newSite(t)
 	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "juliet@a.test").want(t, 0, "", "")
