@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tombolo/cmd/tombolo/internal/settings"
 	"tombolo/xmpp"
 	"tombolo/xmpp/audit"
 	"tombolo/xmpp/jid"
@@ -229,13 +230,21 @@ everything is copied nevertheless, and the command exits with 1.`,
 			return errors.Join(err, problems(report))
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists")
+	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists; never a file of the server's own")
 	return cmd
 }
 
 func (a *app) exportFile(cmd *cobra.Command, target string, force bool) (report audit.Report, err error) {
-	if _, err := os.Lstat(target); err == nil && !force {
-		return report, fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
+	path, err := a.configPath()
+	if err != nil {
+		return report, err
+	}
+	file, _, err := settings.Load(path) // export says what is wrong with it
+	if file == nil {
+		return report, err
+	}
+	if err := mayBecome(target, file, force); err != nil {
+		return report, err
 	}
 	f, err := os.CreateTemp(filepath.Dir(target), filepath.Base(target)+".*") // mode 0600
 	if err != nil {

@@ -47,13 +47,21 @@ The configuration and the certificates are not in it.`,
 }
 
 func backup(ctx context.Context, file *settings.File, c caller, target string, force bool) (size int64, err error) {
-	if own := ownFile(file, target); own != "" {
-		return 0, fmt.Errorf("%s has a name that belongs to the server's own file %s; choose another name", target, own)
-	}
-	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) && !force {
-		return 0, fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
+	if err := mayBecome(target, file, force); err != nil {
+		return 0, err
 	}
 	return writeVerified(target, func(w io.Writer) error { return c.Call(ctx, "server.backup", nil, w) })
+}
+
+// mayBecome says why a copy of what the server keeps must not get a name.
+func mayBecome(target string, file *settings.File, force bool) error {
+	if own := ownFile(file, target); own != "" {
+		return fmt.Errorf("%s has a name that belongs to the server's own file %s; choose another name", target, own)
+	}
+	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) && !force {
+		return fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
+	}
+	return nil
 }
 
 // ownFile is the file of the server's that a name stands for, "" if it is none; with a suffix it stands

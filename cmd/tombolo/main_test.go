@@ -359,9 +359,9 @@ func TestBackupAndRestore(t *testing.T) {
 	run(t, "", "--config", file, "user", "list").want(t, 0, "juliet@a.test", "")
 }
 
-// TestBackupOverOwnFiles: no copy takes the place of a file that the server has, with --force or
+// TestCopyOverOwnFiles: no copy takes the place of a file that the server has, with --force or
 // without, under its own name or another one.
-func TestBackupOverOwnFiles(t *testing.T) {
+func TestCopyOverOwnFiles(t *testing.T) {
 	file := newSite(t)
 	dir := filepath.Dir(file)
 	data := filepath.Join(dir, "data")
@@ -377,12 +377,15 @@ func TestBackupOverOwnFiles(t *testing.T) {
 		filepath.Join(data, "audit.key"), file, filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key"),
 	} {
 		before, _ := os.Lstat(target)
-		r := run(t, "", "--config", file, "backup", "--force", target).want(t, 1, "", "belongs to the server's own file")
-		if strings.Contains(r.err, "--force") {
-			t.Errorf("the way out that is offered is --force:\n%s", r.err)
-		}
-		if after, _ := os.Lstat(target); (before == nil) != (after == nil) || before != nil && !os.SameFile(before, after) {
-			t.Errorf("%s was replaced", target)
+		for _, command := range [][]string{{"backup"}, {"audit", "export"}} {
+			args := append([]string{"--config", file}, command...)
+			r := run(t, "", append(args, "--force", target)...).want(t, 1, "", "belongs to the server's own file")
+			if strings.Contains(r.err, "--force") {
+				t.Errorf("the way out that is offered is --force:\n%s", r.err)
+			}
+			if after, _ := os.Lstat(target); (before == nil) != (after == nil) || before != nil && !os.SameFile(before, after) {
+				t.Errorf("%s replaced %s", command, target)
+			}
 		}
 	}
 	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "romeo@a.test").want(t, 0, "", "")
