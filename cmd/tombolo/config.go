@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,14 +60,18 @@ func mistakes(err error) error {
 }
 
 func (a *app) configCommand() *cobra.Command {
-	check := &cobra.Command{
+	check := a.reading(&cobra.Command{
 		Use: "check [FILE]", Short: "Check a configuration file and report every mistake",
 		Long: `Check a configuration file and report every mistake with its file, line and column. It reads the
-certificates too, but listens nowhere. Warnings do not make it fail.`,
+certificates too, but listens nowhere. Warnings do not make it fail. With --output json mistakes and warnings are
+a list on standard output.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				a.configFile = args[0]
+			}
+			if a.output == "json" {
+				return a.checkJSON(cmd)
 			}
 			file, err := a.load(cmd)
 			if err != nil {
@@ -75,7 +80,7 @@ certificates too, but listens nowhere. Warnings do not make it fail.`,
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: no mistakes\n", file.Path)
 			return err
 		},
-	}
+	})
 	show := a.reading(&cobra.Command{
 		Use: "show", Short: "Print the values in effect and where each came from", Args: cobra.NoArgs,
 		Long: `Print the values in effect and where each came from. They are the running server's, and where the file says
@@ -96,6 +101,19 @@ something else now that is said; without a running server they are those with wh
 		RunE: func(cmd *cobra.Command, _ []string) error { return settings.Example(cmd.OutOrStdout(), nil) },
 	}
 	return group("config", "Check, show and explain the configuration", check, show, example)
+}
+
+func (a *app) checkJSON(cmd *cobra.Command) error {
+	path, err := a.configPath()
+	if err != nil {
+		return err
+	}
+	_, warnings, err := settings.Load(path)
+	var problems settings.Problems
+	if err != nil && !errors.As(err, &problems) {
+		return err
+	}
+	return errors.Join(printJSON(cmd, slices.Concat(problems, warnings)), mistakes(err))
 }
 
 // inEffect are the values of the running server, or those with which one would start.

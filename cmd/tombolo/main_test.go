@@ -189,6 +189,42 @@ func TestConfigMistakes(t *testing.T) {
 	r.want(t, 1, "", file+":15:9: log.level is a number here; write level = \"...\"")
 }
 
+// TestReadingInJSON: every command that reads has --output json, those without a server too.
+func TestReadingInJSON(t *testing.T) {
+	file := newSite(t)
+	var v struct{ Version string }
+	if r := run(t, "", "version", "--output", "json"); r.code != 0 || json.Unmarshal([]byte(r.out), &v) != nil || v.Version != version() {
+		t.Errorf("%+v", r)
+	}
+	check := func(code int) (problems settings.Problems) {
+		t.Helper()
+		r := run(t, "", "config", "check", file, "--output", "json")
+		if err := json.Unmarshal([]byte(r.out), &problems); r.code != code || problems == nil || err != nil {
+			t.Errorf("%+v: %v, %v", r, problems, err)
+		}
+		return problems
+	}
+	if got := check(0); len(got) != 0 {
+		t.Errorf("no mistakes: %v", got)
+	}
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, append(good, "[federation]\npolicy = \"partners\"\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := check(0); len(got) != 1 || !got[0].Warning || got[0].Line != 14 {
+		t.Errorf("a warning: %v", got)
+	}
+	if err := os.WriteFile(file, append(good, "[log]\nlevle = 1\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := check(1); len(got) != 1 || got[0].Warning || got[0].File != file || got[0].Line != 14 || got[0].Column != 1 {
+		t.Errorf("a mistake: %v", got)
+	}
+}
+
 // TestUsers runs the same commands without and with a running server.
 func TestUsers(t *testing.T) {
 	for name, running := range map[string]bool{"without a server": false, "with a server": true} {

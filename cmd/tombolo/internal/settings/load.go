@@ -30,10 +30,11 @@ type File struct {
 // A Problem is a mistake, or with Warning something to know, at a place in a file. Line and Column
 // count from 1; they are 0 for the file as a whole.
 type Problem struct {
-	File         string
-	Line, Column int
-	Text         string
-	Warning      bool
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column"`
+	Text    string `json:"text"`
+	Warning bool   `json:"warning"`
 }
 
 func (p Problem) String() string {
