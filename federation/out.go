@@ -479,6 +479,10 @@ func publicReason(err error) *stanza.Error {
 	case errors.As(err, &verdict) && verdict.err.Condition == "item-not-found",
 		errors.As(err, &peer) && (peer.Condition == stanza.StreamHostUnknown || peer.Condition == stanza.StreamHostGone):
 		return stanza.RemoteServerNotFound("the other server does not serve this domain")
+	case errors.As(err, &peer) && peer.Condition == stanza.StreamPolicyViolation:
+		e := stanza.RemoteServerTimeout("the other server refuses to talk to this one")
+		e.Type = stanza.Cancel // section 8.3.3.17: what violates a policy is of a more permanent nature
+		return e
 	case errors.As(err, &dnsError) && dnsError.IsNotFound, errors.Is(err, errNotOffered):
 		return stanza.RemoteServerNotFound("DNS knows no server for this domain")
 	case errors.Is(err, errClosing):

@@ -11,8 +11,8 @@ import (
 // Config is the whole configuration of a server. The TOML file of the command line decodes into it,
 // and the comments on its fields are the manual: the commented example and the chapter on
 // configuration are made from them. Of the tags, default is the value of an absent key, example the
-// TOML that the commented example shows where there is no default, kind:"path" marks a file name, and
-// off a limit that may be "off".
+// TOML that the commented example shows where there is no default, kind:"path" marks a file name,
+// off a limit that may be "off", and reload what a running server takes over, tables as a whole.
 type Config struct {
 	// Directory of the database, the admin socket and other state, made if it does not exist (mode
 	// 0700). File names are relative to the configuration file, here and below.
@@ -43,9 +43,9 @@ type Domain struct {
 	// The domain name, as in user@name.
 	Name string `toml:"name" example:"'example.org'"`
 	// PEM file with the certificate chain, leaf first. The files are read again when they change.
-	Certificate string `toml:"certificate" example:"'example.org.crt'" kind:"path"`
+	Certificate string `toml:"certificate" example:"'example.org.crt'" kind:"path" reload:"true"`
 	// PEM file with the private key.
-	Key string `toml:"key" example:"'example.org.key'" kind:"path"`
+	Key string `toml:"key" example:"'example.org.key'" kind:"path" reload:"true"`
 	// JIDs of the accounts that may administer this domain.
 	Admins []string `toml:"admins" example:"['root@example.org']"`
 	// Addresses for contact, published by service discovery (XEP-0157): keys are abuse, admin,
@@ -201,7 +201,7 @@ type Audit struct {
 // Log says what is written and how.
 type Log struct {
 	// "debug", "info", "warn" or "error".
-	Level string `toml:"level" default:"info"`
+	Level string `toml:"level" default:"info" reload:"true"`
 	// "text" or "json".
 	Format string `toml:"format" default:"text"`
 }
@@ -209,12 +209,12 @@ type Log struct {
 // Federation says with which other domains this server talks.
 type Federation struct {
 	// "open": with every domain that proves its name; "partners": only with those listed below.
-	Policy string `toml:"policy" default:"open"`
+	Policy string `toml:"policy" default:"open" reload:"true"`
 	// Domains that are refused, with their subdomains, whatever the policy. The longest match of
 	// deny and partner entries wins.
-	Deny []string `toml:"deny" example:"['spam.example']"`
+	Deny []string `toml:"deny" example:"['spam.example']" reload:"true"`
 	// PEM file with trust anchors beside the system's, for partners with a CA of their own.
-	CAFile string `toml:"ca_file" example:"'partners.pem'" kind:"path"`
+	CAFile string `toml:"ca_file" example:"'partners.pem'" kind:"path" reload:"true"`
 	// Host and port of the DNS server to ask instead of the system's.
 	Resolver string `toml:"resolver" example:"'127.0.0.53:53'"`
 	// Time to reach another server before what waits for it is returned to its senders. One that has
@@ -226,7 +226,7 @@ type Federation struct {
 	// what was and is not acknowledged. limits.queue is added while there is a stream.
 	Queue Size `toml:"queue" default:"1MB"`
 	// Partners, one table each.
-	Partner []Partner `toml:"partner"`
+	Partner []Partner `toml:"partner" reload:"true"`
 }
 
 // Partner is what is agreed with one other domain; it covers the domain's subdomains.

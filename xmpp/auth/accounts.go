@@ -27,7 +27,7 @@ func (a *Accounts) Exists(account jid.JID) (bool, error) {
 func (a *Accounts) Get(account jid.JID) (storage.Account, error) {
 	kept, err := a.get(account)
 	if err != nil {
-		return storage.Account{}, fmt.Errorf("get account %s: %w", account, err)
+		return storage.Account{}, fmt.Errorf("get account %s: %w", account, reason(err))
 	}
 	kept.Credentials = nil
 	return kept, nil
@@ -135,9 +135,19 @@ func (a *Accounts) Delete(ctx context.Context, account jid.JID) error {
 
 func (a *Accounts) submit(ctx context.Context, verb string, account jid.JID, fn func(storage.Tx) error) error {
 	if err := a.store.Submit(fn).Wait(ctx); err != nil {
-		return fmt.Errorf("%s account %s: %w", verb, account, err)
+		return fmt.Errorf("%s account %s: %w", verb, account, reason(err))
 	}
 	return nil
+}
+
+// reason is a refusal of the store without the operation and the account, which its error names too.
+func reason(err error) error {
+	for _, refusal := range []error{storage.ErrNotFound, storage.ErrExists} {
+		if errors.Is(err, refusal) {
+			return refusal
+		}
+	}
+	return err
 }
 
 // derive makes the credentials to keep for a password, each with a salt of its own.

@@ -314,4 +314,17 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	if got := certs.Of("a.test"); !got.Leaf.Equal(fresh) || len(notes) != 2 || notes[1] != nil {
 		t.Errorf("the new certificate is not in use (notes %v)", notes)
 	}
+
+	// Files with other names, once somebody gives them; those of a domain that is not ours never.
+	renamed, other := files(t, t.TempDir(), "a.test", 3)
+	strange, _ := files(t, t.TempDir(), "b.test", 4)
+	if err := certs.Reload(renamed, strange); err != nil || !certs.Of("a.test").Leaf.Equal(other) || certs.Of("b.test") != nil {
+		t.Errorf("other files are not in use (%v)", err)
+	}
+	if err := certs.Reload(KeyPair{"a.test", renamed.Certificate, strange.Key}); err == nil || !certs.Of("a.test").Leaf.Equal(other) {
+		t.Errorf("a key of another certificate: %v", err)
+	}
+	if err := certs.Reload(); err != nil || !certs.Of("a.test").Leaf.Equal(other) {
+		t.Errorf("the new names were forgotten (%v)", err)
+	}
 }
