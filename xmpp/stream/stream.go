@@ -142,6 +142,7 @@ type Stream struct {
 	deadline time.Time
 	probed   bool
 	drained  bool  // nothing was left to read; what TLS holds does not make the socket readable
+	received int64 // of what the connection has read, as far as it is spent
 	early    spent // before the stream was ready
 	pace     pace
 
@@ -279,6 +280,9 @@ func (s *Stream) turn() error {
 	s.drained = false
 	for reads := 0; reads < maxReads && !s.finished && s.upgrade == nil; reads++ {
 		n, err := s.conn.Read(buf[:])
+		if err := s.arrived(n); err != nil {
+			return err
+		}
 		if n > 0 {
 			if err := s.feed(buf[:n]); err != nil {
 				return err
@@ -302,9 +306,6 @@ func (s *Stream) turn() error {
 // feed hands the top-level elements in p on, one at a time.
 func (s *Stream) feed(p []byte) error {
 	s.probed = false
-	if err := s.spend(len(p), 0); err != nil {
-		return err
-	}
 	if s.Ready() {
 		// A timer that is moved for each stanza costs more than a probe that comes a little early.
 		quiet := s.role.Timing.Quiet
@@ -326,7 +327,7 @@ func (s *Stream) feed(p []byte) error {
 			if s.closed() && !s.listening() {
 				continue
 			}
-			if err = s.spend(0, 1); err == nil {
+			if err = s.spend(spent{elements: 1}); err == nil {
 				err = s.dispatch(tok.Element)
 			}
 		case element.End:

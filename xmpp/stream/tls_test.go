@@ -1,0 +1,104 @@
+package stream_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"tombolo/xmpp/meter"
+	"tombolo/xmpp/ns"
+	"tombolo/xmpp/stream"
+)
+
+// secured is run with TLS, after STARTTLS; it returns the client's side of that.
+func secured(t *testing.T, r *stream.Role) (*peer, *tls.Conn) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"a.test"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	r.Features = append([]stream.Feature{stream.StartTLS(
+		func(*stream.Stream) *tls.Config { return config }, func(*stream.Stream) bool { return true })}, r.Features...)
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	p.send(t, "<starttls xmlns='"+ns.StartTLS+"'/>")
+	p.readTo(t, "<proceed")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	client := tls.Client(p.Conn, &tls.Config{InsecureSkipVerify: true})
+	if err := client.HandshakeContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return p, client
+}
+
+// TestTLSCountsBeforeLogin sends few bytes in many records: what TLS adds costs time and memory too.
+func TestTLSCountsBeforeLogin(t *testing.T) {
+	r := role(t)
+	r.Ready = func(*stream.Stream) bool { return false }
+	r.Counters = new(meter.Counters)
+	const allowed = 4000
+	r.Limits.EarlyBytes, r.Limits.EarlyElements = allowed, 20
+	p, client := secured(t, r)
+	if err := client.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(client, header); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for range allowed / 2 {
+			if _, err := client.Write([]byte(" ")); err != nil {
+				return // the stream has ended
+			}
+		}
+	}()
+	got, err := io.ReadAll(client)
+	if !strings.Contains(string(got), "<policy-violation") {
+		t.Errorf("%d bytes in as many records: got %q, %v", allowed/2, got, err)
+	}
+	if r.Counters.All()["limit: before login"] == 0 {
+		t.Error("the limit was hit and not counted")
+	}
+	p.Close()
+}
+
+// TestTLSCountsForThePace: the rate of a session is that of its connection.
+func TestTLSCountsForThePace(t *testing.T) {
+	r := role(t)
+	r.Counters = new(meter.Counters)
+	const perSecond = 2000 // bytes; the burst is five seconds' worth
+	r.Limits.Bytes = perSecond
+	_, client := secured(t, r)
+	if err := client.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(client, header); err != nil {
+		t.Fatal(err)
+	}
+	for range perSecond / 4 {
+		if _, err := client.Write([]byte(" ")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for end := time.Now().Add(patience); r.Counters.All()["limit: rate of a session"] == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes in as many records are as nothing", perSecond/4)
+		}
+	}
+}
