@@ -88,7 +88,7 @@ var holes = []struct {
 		{"The same, between login and binding", "", []string{"xmpp TestAccountChangesBetweenLoginAndBinding", "xmpp/c2s TestNothingIsBoundAfterRevocation", "xmpp/auth TestPasswordChangesDuringExchange"}},
 		{"The same, with a token", "XEP-0484", []string{"xmpp/auth TestRevocationReachesUnfinishedLogins", "xmpp/auth TestTokenInvalidation", "xmpp/auth TestRevokeClient"}},
 		{"A token for another mechanism or channel binding, an old one, one from a stolen database", "XEP-0484", []string{"xmpp/auth TestTokenIsBound", "xmpp/auth TestTokenRotation", "xmpp/auth TestTokenExpiry", "xmpp/auth TestSealedTokens", "xmpp/sasl TestTokenBindings"}},
-		{"A stranger who guesses without end, or locks a user out", "RFC 6120 section 6.4.5", []string{"xmpp/c2s TestThrottleDelaysTheGuesser", "xmpp/c2s TestThrottleParallelGuesses", "xmpp/c2s TestThrottleOfAWholeAddress", "rfc6120-6.4.5-tries.txt"}},
+		{"A stranger who guesses without end, or locks a user out", "RFC 6120 section 6.4.5", []string{"xmpp/c2s TestThrottleDelaysTheGuesser", "xmpp/c2s TestThrottleParallelGuesses", "xmpp/c2s TestThrottleOfAWholeAddress", "xmpp/c2s TestThrottleTooLittleTime", "xmpp/c2s TestGuessesBeyondTheDeadline", "xmpp/c2s TestThrottleLocksNobodyOut", "xmpp/c2s TestTokensAreNotThrottled", "xmpp/c2s TestThrottleMemory", "xmpp/stream TestPauseSaysWhetherItWasServed", "rfc6120-6.4.5-tries.txt"}},
 	}},
 	{"Stanzas", []hole{
 		{"A roster push by somebody else", "CVE-2015-8688 (Gajim), CVE-2014-0364 (Smack); RFC 6121 section 2.1.6", []string{"xmpp TestClaimsToBeTheServer"}},

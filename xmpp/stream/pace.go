@@ -64,7 +64,7 @@ func (s *Stream) arrived(n int) error {
 func (s *Stream) keepPace() {
 	if d := s.overdrawn(); d > 0 {
 		s.role.Counters.Hit("limit: rate of a session")
-		s.sleep(d)
+		s.sleep(d, func() bool { return false })
 	}
 }
 
@@ -76,11 +76,12 @@ func (s *Stream) overdrawn() time.Duration {
 	return time.Until(s.pace.paid)
 }
 
-// Pause holds up this stream, and nothing else, while one of its elements is being handled.
-func (s *Stream) Pause(d time.Duration) {
+// Pause holds up this stream, and nothing else, while one of its elements is being handled. It reports
+// whether it has done so for all of d: the peer may leave meanwhile, or the stream's time be over.
+func (s *Stream) Pause(d time.Duration) bool {
 	s.role.Flusher.End() // what is due to others does not wait for this one
 	defer s.role.Flusher.Begin()
-	s.sleep(d)
+	return s.sleep(d, s.conn.Left)
 }
 
 // Await is Pause until done is closed, for not more than d; it reports whether done is.
@@ -97,13 +98,19 @@ func (s *Stream) Await(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// sleep waits, not longer than until the stream is closed or its deadline has passed.
-func (s *Stream) sleep(d time.Duration) {
+// sleep waits, not longer than until the stream is closed, its deadline has passed or it need not be. It
+// reports whether that was as long as d.
+func (s *Stream) sleep(d time.Duration, needless func() bool) bool {
 	const step = 200 * time.Millisecond
-	for end := time.Now().Add(d); !s.closed(); {
+	for end := time.Now().Add(d); ; {
 		left := time.Until(end)
-		if left <= 0 || !s.deadline.IsZero() && time.Now().After(s.deadline) {
-			return
+		switch {
+		case s.closed() || !s.deadline.IsZero() && time.Now().After(s.deadline):
+			return false
+		case left <= 0:
+			return true
+		case needless():
+			return false
 		}
 		time.Sleep(min(left, step))
 	}

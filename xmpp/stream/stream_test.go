@@ -370,3 +370,48 @@ func TestBothSidesClose(t *testing.T) {
 		t.Fatal("the stream goes on")
 	}
 }
+
+// TestPauseSaysWhetherItWasServed: who counts on somebody having been held up must learn when he was not.
+func TestPauseSaysWhetherItWasServed(t *testing.T) {
+	served := make(chan bool, 1)
+	for _, test := range []struct {
+		name string
+		d    time.Duration
+		end  func(*peer)
+		want bool
+	}{
+		{"in full", time.Millisecond, func(*peer) {}, true},
+		{"the time of the stream is over", time.Hour, func(*peer) {}, false},
+		{"the stream is closed", time.Hour, func(p *peer) { p.stream.Close(nil) }, false},
+		{"the peer has left", time.Hour, func(p *peer) { p.Close() }, false},
+		{"the peer has left behind what it said", time.Hour, func(p *peer) { io.WriteString(p, " "); p.Close() }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := role(t)
+			if strings.Contains(test.name, "time") {
+				r.Timing.Quiet = 50 * time.Millisecond
+			}
+			paused := make(chan struct{})
+			r.Handle = func(s *stream.Stream, _ element.Element) error {
+				close(paused)
+				served <- s.Pause(test.d)
+				return nil
+			}
+			p := run(t, r)
+			p.send(t, header)
+			p.readTo(t, "</stream:features>")
+			p.send(t, "<message/>")
+			<-paused
+			test.end(p)
+			select {
+			case got := <-served:
+				if got != test.want {
+					t.Errorf("served: %v, want %v", got, test.want)
+				}
+			case <-time.After(patience / 2):
+				t.Error("the pause goes on")
+				p.stream.Close(nil)
+			}
+		})
+	}
+}

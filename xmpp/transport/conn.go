@@ -81,6 +81,10 @@ func (c *Conn) Hurry(deadline time.Time) { c.socket.hurry(deadline) }
 // more than Read has returned, also while that returns none. For whoever calls Read.
 func (c *Conn) Received() int64 { return c.socket.received }
 
+// Left says whether the peer has closed its side, be there unread input or not; where the system cannot
+// tell it is false.
+func (c *Conn) Left() bool { return left(c.socket.raw) }
+
 // Write takes all of p and never blocks. An error is that of an earlier write, too.
 func (c *Conn) Write(p []byte) error {
 	c.socket.expect(len(p))
