@@ -156,6 +156,9 @@ func (p *profile2) authenticate(s *Stream, e element.Element) error {
 		s.Send(failure2(sasl.Aborted).With(element.Leaf("config-version-mismatch", ns.IAP, "")))
 		return nil
 	}
+	if err := s.login.unfinished(); err != nil { // of the other profile
+		return err
+	}
 	r, err := p.Request(s, e)
 	if err != nil {
 		return err

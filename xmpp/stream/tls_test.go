@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"tombolo/xmpp/element"
 	"tombolo/xmpp/meter"
 	"tombolo/xmpp/ns"
+	"tombolo/xmpp/sasl"
 	"tombolo/xmpp/stream"
 )
 
@@ -100,5 +102,59 @@ func TestTLSCountsForThePace(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%d bytes in as many records are as nothing", perSecond/4)
 		}
+	}
+}
+
+// TestBeginningIsAnAttempt_RFC6120_6_4_5: an exchange that another one replaces has failed, in whichever
+// profile, and failures are counted.
+func TestBeginningIsAnAttempt_RFC6120_6_4_5(t *testing.T) {
+	const (
+		auth         = "<auth xmlns='" + ns.SASL + "' mechanism='PLAIN'/>"
+		authenticate = "<authenticate xmlns='" + ns.SASL2 + "' mechanism='PLAIN'/>"
+	)
+	for name, second := range map[string]string{"SASL": auth, "SASL2": authenticate} {
+		t.Run(name, func(t *testing.T) {
+			const tries = 2
+			failed := make(chan string, tries)
+			login := stream.Login{
+				Mechanisms: func(*stream.Stream) []string { return []string{"PLAIN"} },
+				Attempt:    func(*stream.Stream) *sasl.Attempt { return new(sasl.Attempt) },
+				Failed:     func(_ *stream.Stream, mechanism string, _ error) { failed <- mechanism },
+				Tries:      tries,
+			}
+			r := role(t)
+			r.Ready = func(*stream.Stream) bool { return false }
+			r.Features = []stream.Feature{stream.SASL(login), stream.SASL2(login, stream.Login2{
+				Tokens: func(*stream.Stream) []string { return nil },
+				Request: func(*stream.Stream, element.Element) (stream.Request, error) {
+					panic("nobody may come this far")
+				},
+			})}
+			_, client := secured(t, r)
+			if err := client.SetDeadline(time.Now().Add(patience)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(client, header+strings.Repeat(auth+second, tries)); err != nil {
+				t.Fatal(err)
+			}
+			said, err := io.ReadAll(client)
+			got := string(said)
+			if n := strings.Count(got, "<challenge"); n != tries {
+				t.Errorf("%d challenges", n)
+			}
+			if n := strings.Count(got, "<aborted"); n != tries || !strings.Contains(got, "<policy-violation") {
+				t.Errorf("%d failures, then %v: %s", n, err, got)
+			}
+			for range tries {
+				select {
+				case mechanism := <-failed:
+					if mechanism != "PLAIN" {
+						t.Errorf("an attempt by %q has failed", mechanism)
+					}
+				default:
+					t.Error("an attempt has failed, and nobody was told")
+				}
+			}
+		})
 	}
 }
