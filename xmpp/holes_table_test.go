@@ -97,7 +97,7 @@ var holes = []struct {
 		{"A reply that has the id of a request but not the peer, or not the type", "CVE-2014-0364 (Smack)", []string{"xmpp TestRepliesNobodyAskedFor", "xmpp FuzzServer"}},
 		{"A request that nobody answers, or two", "RFC 6120 section 8.2.3", []string{"xmpp FuzzServer"}},
 		{"A session that outlives its stream, and what is lost in it", "", []string{"xmpp TestSessionEndsWithItsStream"}},
-		{"A storm from one sender", "RFC 6120 section 13.12", []string{"xmpp TestStorms", "xmpp/stream TestAFastSenderIsReadSlowly"}},
+		{"A storm from one sender", "RFC 6120 section 13.12", []string{"xmpp TestStorms", "xmpp/stream TestAFastSenderIsReadSlowly", "xmpp/stream TestAClosedStreamKeepsItsPace", "xmpp/stream TestAStreamClosedForAnErrorIsNotRead"}},
 		{"A peer that never reads", "", []string{"xmpp TestPeerThatNeverReads", "xmpp/stream TestAPeerThatDoesNotReadIsCutOff", "federation TestQueueIsBounded"}},
 		{"A stanza from nobody, or in the name of somebody else, after whatever steps", "", []string{"xmpp FuzzServer"}},
 		{"A panic, a goroutine or memory left by whatever steps", "", []string{"xmpp FuzzServer", "xmpp/stream TestAPanicEndsOneStream"}},

@@ -98,14 +98,14 @@ func (s *Stream) Await(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// sleep waits, not longer than until the stream is closed, its deadline has passed or it need not be. It
+// sleep waits, not longer than until the stream is over, its deadline has passed or it need not be. It
 // reports whether that was as long as d.
 func (s *Stream) sleep(d time.Duration, needless func() bool) bool {
 	const step = 200 * time.Millisecond
 	for end := time.Now().Add(d); ; {
 		left := time.Until(end)
 		switch {
-		case s.closed() || !s.deadline.IsZero() && time.Now().After(s.deadline):
+		case s.over() || !s.deadline.IsZero() && time.Now().After(s.deadline):
 			return false
 		case left <= 0:
 			return true

@@ -152,8 +152,12 @@ type Stream struct {
 	login   login
 }
 
-// ending is the first reason for which a stream was closed; nil inside means an orderly end.
-type ending struct{ err *stanza.StreamError }
+// ending is the first reason for which a stream was closed; nil inside means an orderly end. Until then
+// the peer may close its side.
+type ending struct {
+	err   *stanza.StreamError
+	until time.Time
+}
 
 // New makes a stream over an accepted or dialled socket. Direct TLS is put on it by a Role whose
 // caller calls Secure first.
@@ -232,7 +236,7 @@ func (s *Stream) Run(ctx context.Context) (err error) {
 
 // read is the loop: wait without a buffer, then take all that is there in one turn.
 func (s *Stream) read(ctx context.Context) error {
-	for !s.finished {
+	for !s.finished && !s.over() {
 		if s.role.Admit != nil && s.Ready() {
 			if err := s.role.Admit(ctx); err != nil {
 				return err
@@ -278,7 +282,7 @@ func (s *Stream) turn() error {
 	s.role.Flusher.Begin()
 	defer s.role.Flusher.End()
 	s.drained = false
-	for reads := 0; reads < maxReads && !s.finished && s.upgrade == nil; reads++ {
+	for reads := 0; reads < maxReads && !s.finished && !s.over() && s.upgrade == nil; reads++ {
 		n, err := s.conn.Read(buf[:])
 		if err := s.arrived(n); err != nil {
 			return err
@@ -324,8 +328,8 @@ func (s *Stream) feed(p []byte) error {
 		case element.Header:
 			err = s.opened(tok.Element)
 		case element.Top:
-			if s.closed() && !s.listening() {
-				continue
+			if s.over() {
+				return nil
 			}
 			if err = s.spend(spent{elements: 1}); err == nil {
 				err = s.dispatch(tok.Element)
@@ -422,11 +426,12 @@ func (s *Stream) Pending() int { return s.queue.pending() }
 // Close ends the stream, with an error if err is not nil (RFC 6120 sections 4.4 and 4.9). The peer
 // gets Timing.Finish to close its side. It may be called by anyone, and does not wait.
 func (s *Stream) Close(err *stanza.StreamError) {
-	if !s.ending.CompareAndSwap(nil, &ending{err}) {
+	until := time.Now().Add(s.role.Timing.Finish)
+	if !s.ending.CompareAndSwap(nil, &ending{err, until}) {
 		return
 	}
 	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", last, nil)
-	s.conn.Hurry(time.Now().Add(s.role.Timing.Finish))
+	s.conn.Hurry(until)
 }
 
 // Broken says of a stream that has ended that neither side has meant it to: the connection was lost or
@@ -447,6 +452,13 @@ func (s *Stream) Drop() {
 }
 
 func (s *Stream) closed() bool { return s.ending.Load() != nil }
+
+// over says that nothing more of what the peer sends is looked at: it does not count, or the peer has had
+// its time to close its side. What it goes on to send is thrown away unread (transport.Conn.Finish).
+func (s *Stream) over() bool {
+	e := s.ending.Load()
+	return e != nil && (!s.listening() || !time.Now().Before(e.until))
+}
 
 // listening says whether what the peer sends still counts after we have closed our side: it may not
 // know yet, and unless it did something wrong it may finish what it was sending (RFC 6120 section

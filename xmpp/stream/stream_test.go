@@ -415,3 +415,50 @@ func TestPauseSaysWhetherItWasServed(t *testing.T) {
 		})
 	}
 }
+
+// TestAStreamClosedForAnErrorIsNotRead: nothing that a peer sends after that counts, so nobody parses it
+// (RFC 6120 section 4.9.1.1: there is no way on from an error).
+func TestAStreamClosedForAnErrorIsNotRead(t *testing.T) {
+	r := role(t)
+	r.Timing.Finish = 10 * patience
+	ended := make(chan struct{})
+	r.Ended = func(*stream.Stream, error) { close(ended) }
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	p.stream.Close(&stanza.StreamError{Condition: stanza.StreamConflict})
+	p.readTo(t, "</stream:stream>")
+	p.send(t, "<message/>")
+	select {
+	case <-ended: // and only the end of the connection is waited for
+	case <-time.After(patience):
+		t.Error("the stream is read on")
+	}
+}
+
+// TestAClosedStreamKeepsItsPace: what a peer was sending when we closed our side in order still counts, but
+// it may not send it any faster, nor for longer than it has the time to close its side.
+func TestAClosedStreamKeepsItsPace(t *testing.T) {
+	r := role(t)
+	const perSecond, messages = 10, 2000 // the burst is five seconds' worth
+	r.Limits.Stanzas = perSecond
+	r.Timing.Finish = time.Second
+	handled := atomic.Int32{}
+	r.Handle = func(*stream.Stream, element.Element) error { handled.Add(1); return nil }
+	ended := make(chan struct{})
+	r.Ended = func(*stream.Stream, error) { close(ended) }
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	p.stream.Close(nil)
+	go io.WriteString(p, strings.Repeat("<message><body>"+strings.Repeat("x", 1000)+"</body></message>", messages))
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the stream goes on as long as its peer does")
+	}
+	// A buffer that was read is handled, whatever is in it.
+	if n := handled.Load(); n == 0 || n > 5*perSecond+perSecond+2*16 {
+		t.Errorf("%d messages were handled", n)
+	}
+}
