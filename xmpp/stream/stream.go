@@ -319,6 +319,9 @@ func (s *Stream) feed(p []byte) error {
 		s.parser.SetLimits(s.role.Limits.After) // by dialback, which no feature's Outcome tells of
 	}
 	for len(p) > 0 && !s.finished {
+		if s.login.exclusive() && p[0] != '<' && s.parser.Idle() { // white space, which no token tells of
+			return errUnderWay
+		}
 		n, tok, err := s.parser.Parse(p)
 		if err != nil {
 			return err
