@@ -118,7 +118,8 @@ type Limits struct {
 	// Bytes that may wait for a peer that does not read before it is cut off; room for the largest
 	// stanza at least.
 	Queue Size `toml:"queue" default:"4MB"`
-	// Bytes that a connection may send in all before it is logged in.
+	// Bytes that a connection may send in all before it is logged in; four times as many with what
+	// TLS adds to them.
 	LoginBytes Size `toml:"login_bytes" default:"64kB"`
 	// Elements that it may send in all before that.
 	LoginElements int `toml:"login_elements" default:"100"`
@@ -134,8 +135,8 @@ type Limits struct {
 	// Stanzas that a session may send in a second on average. We read no faster from it; nothing is
 	// dropped. A number or "off".
 	StanzasPerSecond Count `toml:"stanzas_per_second" default:"1000" off:"true"`
-	// Bytes that it may send in a second on average, or that what it sends has when it is passed on, where
-	// that is more; "off" for no limit.
+	// Bytes that it may send in a second on average, with what TLS adds to them and what they have more when
+	// they are passed on; "off" for no limit.
 	BytesPerSecond Size `toml:"bytes_per_second" default:"2MB" off:"true"`
 	// Entities to which a session may direct presence without a subscription; "off" for no limit.
 	DirectedPresences Count `toml:"directed_presences" default:"1000" off:"true"`

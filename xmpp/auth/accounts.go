@@ -81,9 +81,13 @@ func (a *Accounts) Create(ctx context.Context, account jid.JID, password string)
 		Created:     a.opts.Now(),
 		Generation:  binary.BigEndian.Uint64(generation),
 	}
-	return a.submit(ctx, "create", account, func(tx storage.Tx) error {
+	err = a.submit(ctx, "create", account, func(tx storage.Tx) error {
 		return tx.Accounts().Create(made)
 	})
+	if err == nil {
+		a.moved(nil, credentials)
+	}
+	return err
 }
 
 // SetPassword replaces the password and forgets every client with its tokens, and returns when that
@@ -94,15 +98,20 @@ func (a *Accounts) SetPassword(ctx context.Context, account jid.JID, password st
 	if err != nil {
 		return fmt.Errorf("set password of %s: %w", account, err)
 	}
-	return a.submit(ctx, "set password of", account, func(tx storage.Tx) error {
+	var before []storage.Credential
+	err = a.submit(ctx, "set password of", account, func(tx storage.Tx) error {
 		kept, err := tx.Accounts().Get(account)
 		if err != nil {
 			return err
 		}
-		kept.Credentials = credentials
+		before, kept.Credentials = kept.Credentials, credentials
 		kept.Generation++
 		return errors.Join(tx.Accounts().Update(kept), revoke(tx, account, nil, true))
 	})
+	if err == nil {
+		a.moved(before, credentials)
+	}
+	return err
 }
 
 // SetDisabled forbids or permits an account to log in. Tokens end when it is forbidden; sessions

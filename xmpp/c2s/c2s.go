@@ -70,7 +70,7 @@ type Server struct {
 	role     *stream.Role
 	direct   *tls.Config // of direct TLS
 	stream   *tls.Config // of STARTTLS
-	throttle throttle
+	throttle *throttle
 	parking  parking
 
 	mu      sync.Mutex
@@ -84,7 +84,7 @@ func New(c Config) *Server {
 	s := &Server{Config: c, streams: make(map[*stream.Stream]bool)}
 	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[jid.JID][]endedSession)
 	s.parking.acked = make(map[*outlet]struct{})
-	s.throttle.now = time.Now
+	s.throttle = newThrottle(c.Timing.Login)
 	s.ended.L = &s.mu
 	// Session tickets are off: a full handshake costs little, and what was proved by a certificate
 	// is then proved on every connection.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"tombolo/storage"
 	"tombolo/xmpp/audit"
@@ -52,37 +53,49 @@ func (s *Server) tokens(st *stream.Stream) []string {
 
 func (s *Server) attempt(st *stream.Stream) *sasl.Attempt {
 	a, c := s.Accounts.Attempt(st.Local), clientOf(st)
-	c.trying = ""
+	c.trying, c.guessing = "", false
 	a.Binding = st.Binding
 	credentials, verify := a.Credentials, a.Verify
 	a.Credentials = func(user, mechanism string) (sasl.Credential, error) {
-		c.try(user)
+		if err := c.try(user); err != nil {
+			return sasl.Credential{}, err
+		}
 		return credentials(user, mechanism)
 	}
 	a.Verify = func(user, password string) (string, bool, error) {
-		c.try(user)
+		if err := c.try(user); err != nil {
+			return "", false, err
+		}
 		return verify(user, password)
 	}
 	return a
 }
 
-// try notes for whom the client wants to be taken, and holds it up where somebody at its address has
-// guessed that account's password too often.
-func (c *client) try(user string) {
+// try notes for whom the client wants to be taken by a password, and holds it up where somebody at its
+// address has guessed that too often. Its error says that the time was too short for that: what the
+// client proves is not looked at then.
+func (c *client) try(user string) error {
 	c.trying = user
-	if site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt); limited {
-		if d := c.server.throttle.wait(site, user+"@"+c.stream.Local); d > 0 {
-			c.server.Counters.Hit("limit: failed logins")
-			c.stream.Pause(d)
-		}
+	site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt)
+	if !limited {
+		return nil
 	}
+	c.guessing = c.server.throttle.admit(site, user+"@"+c.stream.Local, func(d time.Duration) bool {
+		c.server.Counters.Hit("limit: failed logins")
+		return c.stream.Pause(d)
+	})
+	if !c.guessing {
+		return &sasl.Failure{Condition: sasl.TemporaryAuthFailure,
+			Cause: errors.New("there were too many attempts from this address")}
+	}
+	return nil
 }
 
 // tried notes the outcome.
 func (c *client) tried(good bool) {
-	site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt)
+	site, _ := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt)
 	switch account := c.trying + "@" + c.stream.Local; {
-	case !limited || c.trying == "":
+	case !c.guessing:
 	case good:
 		c.server.throttle.succeeded(site, account)
 	default:

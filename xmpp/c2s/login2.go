@@ -84,7 +84,7 @@ func (r *request) Attempt() *sasl.Attempt {
 	}
 	tokens := r.client.server.Accounts.Tokens(r.client.stream.Local, r.agent)
 	a.Tokens = func(user, mechanism string) (sasl.Tokens, error) {
-		r.client.try(user)
+		r.client.trying = user
 		return tokens(user, mechanism)
 	}
 	return a

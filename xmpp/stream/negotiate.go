@@ -178,7 +178,7 @@ func (s *Stream) dispatch(e element.Element) error {
 		return s.streamElement(e)
 	}
 	if s.login.exclusive() && e.NS() != ns.SASL2 {
-		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "authentication is under way"}
+		return errUnderWay
 	}
 	stanzas := s.Ready() && e.NS() == ns.Client
 	for i := range s.role.Features {

@@ -144,6 +144,7 @@ type Stream struct {
 	restAt   time.Time // zero: it rests
 	active   bool      // something has arrived since restAt was set
 	drained  bool      // nothing was left to read; what TLS holds does not make the socket readable
+	received int64     // of what the connection has read, as far as it is spent
 	early    spent     // before the stream was ready
 	pace     pace
 
@@ -153,10 +154,11 @@ type Stream struct {
 	login   login
 }
 
-// ending is when and for what reason a stream was first closed; without an error it is an orderly end.
+// ending is the first reason for which a stream was closed; nil inside means an orderly end. Until then
+// the peer may close its side.
 type ending struct {
-	err *stanza.StreamError
-	at  time.Time
+	err   *stanza.StreamError
+	until time.Time
 }
 
 // New makes a stream over an accepted or dialled socket. Direct TLS is put on it by a Role whose
@@ -232,7 +234,7 @@ func (s *Stream) live(ctx context.Context, opens bool, over func(error)) {
 	if cause := s.cause(); cause != nil {
 		err = cause
 	}
-	s.ending.CompareAndSwap(nil, &ending{at: time.Now()})
+	s.ending.CompareAndSwap(nil, &ending{until: time.Now().Add(s.role.Timing.Finish)})
 	// Whoever writes now is done before we leave; how long the peer takes to leave is then of no
 	// interest to others.
 	_ = s.queue.exclusively(func() error { return nil })
@@ -251,7 +253,7 @@ func (s *Stream) patience() time.Duration {
 	if s.dropped.Load() {
 		return s.role.Timing.Finish / 10
 	}
-	return time.Until(s.ending.Load().at.Add(s.role.Timing.Finish))
+	return time.Until(s.ending.Load().until)
 }
 
 // read is the loop: wait without a buffer, then take all that is there in one turn.
@@ -267,7 +269,7 @@ func (s *Stream) read(ctx context.Context, opens bool) (rests bool, err error) {
 		s.sendHeader()
 		s.queue.flush()
 	}
-	for !s.finished {
+	for !s.finished && !s.over() {
 		if s.role.Admit != nil && s.Ready() {
 			if err := s.role.Admit(ctx); err != nil {
 				return false, err
@@ -335,8 +337,11 @@ func (s *Stream) turn() error {
 	s.role.Flusher.Begin()
 	defer s.role.Flusher.End()
 	s.drained = false
-	for reads := 0; reads < maxReads && !s.finished && s.upgrade == nil; reads++ {
+	for reads := 0; reads < maxReads && !s.finished && !s.over() && s.upgrade == nil; reads++ {
 		n, err := s.conn.Read(buf[:])
+		if err := s.arrived(n); err != nil {
+			return err
+		}
 		if n > 0 {
 			if err := s.feed(buf[:n]); err != nil {
 				return err
@@ -363,9 +368,6 @@ func (s *Stream) feed(p []byte) error {
 	if s.restAt.IsZero() {
 		s.restAt = time.Now().Add(restAfter)
 	}
-	if err := s.spend(len(p), 0); err != nil {
-		return err
-	}
 	if s.Ready() {
 		// A timer that is moved for each stanza costs more than a probe that comes a little early.
 		quiet := s.role.Timing.Quiet
@@ -375,6 +377,9 @@ func (s *Stream) feed(p []byte) error {
 		s.parser.SetLimits(s.role.Limits.After) // by dialback, which no feature's Outcome tells of
 	}
 	for len(p) > 0 && !s.finished {
+		if s.login.exclusive() && p[0] != '<' && s.parser.Idle() { // white space, which no token tells of
+			return errUnderWay
+		}
 		n, tok, err := s.parser.Parse(p)
 		if err != nil {
 			return err
@@ -384,10 +389,10 @@ func (s *Stream) feed(p []byte) error {
 		case element.Header:
 			err = s.opened(tok.Element)
 		case element.Top:
-			if s.closed() && !s.listening() {
-				continue
+			if s.over() {
+				return nil
 			}
-			if err = s.spend(tok.Grown, 1); err == nil {
+			if err = s.spend(spent{wire: tok.Grown, bytes: tok.Grown, elements: 1}); err == nil {
 				err = s.dispatch(tok.Element)
 			}
 		case element.End:
@@ -482,12 +487,12 @@ func (s *Stream) Pending() int { return s.queue.pending() }
 // Close ends the stream, with an error if err is not nil (RFC 6120 sections 4.4 and 4.9). The peer
 // gets Timing.Finish to close its side. It may be called by anyone, and does not wait.
 func (s *Stream) Close(err *stanza.StreamError) {
-	now := time.Now()
-	if !s.ending.CompareAndSwap(nil, &ending{err, now}) {
+	until := time.Now().Add(s.role.Timing.Finish)
+	if !s.ending.CompareAndSwap(nil, &ending{err, until}) {
 		return
 	}
 	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", last, nil)
-	s.conn.Hurry(now.Add(s.role.Timing.Finish))
+	s.conn.Hurry(until)
 }
 
 // Broken says of a stream that has ended that neither side has meant it to: the connection was lost or
@@ -503,7 +508,7 @@ func (s *Stream) Broken() bool {
 func (s *Stream) Drop() {
 	s.dropped.Store(true)
 	now := time.Now()
-	if s.ending.CompareAndSwap(nil, &ending{at: now}) {
+	if s.ending.CompareAndSwap(nil, &ending{until: now}) {
 		s.conn.Hurry(now)
 	}
 }
@@ -512,6 +517,13 @@ func (s *Stream) Drop() {
 func (s *Stream) Abort() { s.conn.Abort() }
 
 func (s *Stream) closed() bool { return s.ending.Load() != nil }
+
+// over says that nothing more of what the peer sends is looked at: it does not count, or the peer has had
+// its time to close its side. What it goes on to send is thrown away unread (transport.Conn.Finish).
+func (s *Stream) over() bool {
+	e := s.ending.Load()
+	return e != nil && (!s.listening() || !time.Now().Before(e.until))
+}
 
 // listening says whether what the peer sends still counts after we have closed our side: it may not
 // know yet, and unless it did something wrong it may finish what it was sending (RFC 6120 section
