@@ -531,6 +531,74 @@ func TestRetentionAfterWrongClock(t *testing.T) {
 	})
 }
 
+// A purge does not wait for a message that could not be written, which is not the end of the archive either.
+func TestRetentionAfterAFailedCommit(t *testing.T) {
+	for _, left := range []string{"", "kept"} {
+		h := newHouse(t)
+		h.retention = time.Hour
+		h.login("balcony") // so that the account is in memory
+		h.hear("old")
+		h.pass(2 * time.Hour)
+		if left != "" {
+			h.hear(left)
+		}
+		if err := h.host.Journal.Barrier(); err != nil {
+			t.Fatal(err)
+		}
+		h.faults.FailNext(fmt.Errorf("disk: %w", storage.ErrNoSpace))
+		h.hear("not kept")
+		if err := h.host.Journal.Barrier(); err != nil || h.faults.Pending() > 0 {
+			t.Fatal("no commit has failed", err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- h.purgeAll(t.Context()) }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("it does not end")
+		}
+		var last mark
+		if err := h.host.Store.View(func(tx storage.Tx) (err error) {
+			_, last, err = readBounds(tx, juliet)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		h.do(func(u *session.User) {
+			if b := h.boxes.Get(u); b.newest.id != last.id || (left != "") != (last.id != 0) {
+				t.Errorf("%q is left: in memory the archive ends with %v, on disk with %v", left, b.newest, last)
+			}
+		})
+	}
+}
+
+// One archive that cannot be purged does not keep the others.
+func TestRetentionGoesOnAfterAnError(t *testing.T) {
+	h := newHouse(t)
+	h.retention = time.Hour
+	h.router.Route(message(jid.MustParse("paris@b.test"), romeo, "old"))
+	h.hear("old")
+	h.write(func(tx storage.Tx) error {
+		return tx.Settings().Put(juliet, retentionKey, element.Leaf(retention, ns.MAM, "for ever").String(), 0)
+	})
+	h.pass(2 * time.Hour)
+	if err := h.purgeAll(t.Context()); err == nil || !strings.Contains(err.Error(), juliet.String()) {
+		t.Errorf("the archive that cannot be purged is not named: %v", err)
+	}
+	for account, want := range map[jid.JID]int{juliet: 1, romeo: 0} {
+		h.write(func(tx storage.Tx) error {
+			stats, err := tx.Archive().Stats(account)
+			if stats.Messages != want {
+				t.Errorf("%s has %d messages, want %d", account, stats.Messages, want)
+			}
+			return err
+		})
+	}
+}
+
 // Retention ends when the server does.
 func TestRetentionEnds(t *testing.T) {
 	h := newHouse(t)
