@@ -312,7 +312,9 @@ func (f *Federation) Shutdown(ctx context.Context) error {
 		o.s.Close(nil)
 	}
 	f.mu.Unlock()
-	return f.wait(ctx)
+	err := f.wait(ctx)
+	f.keepCounts()
+	return err
 }
 
 func (f *Federation) wait(ctx context.Context) error {

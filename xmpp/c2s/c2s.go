@@ -186,6 +186,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 				o.Changed()
 			}
 		})
+		o.counted()
 	}
 	s.release()
 }
