@@ -2,6 +2,7 @@ package xmpp_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"tombolo/storage/bolt"
 	"tombolo/storage/storagetest"
 	"tombolo/xmpp"
+	"tombolo/xmpp/archive"
 )
 
 // What clients find after a restart, and when commits fail, besides the messages that chaos and
@@ -138,5 +140,42 @@ func TestCountAfterRestart(t *testing.T) {
 	s.restart()
 	if _, handled := s.resume("romeo", id, "1"); handled != "3" {
 		t.Errorf("3 stanzas were handled, and the server says %s", handled)
+	}
+}
+
+// What waits for a session is still delivered when it was purged from the archive meanwhile, to the next client if that
+// session is not resumed. Its sender hears nothing more.
+func TestPurgedIsDelivered(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart=%t", restart), func(t *testing.T) {
+			t.Parallel()
+			s := newLasting(t, "", "romeo", "juliet")
+			romeo := s.bound(t, "romeo")
+			phone, _ := s.resumable("juliet", "phone")
+			phone.send("<presence/>")
+			phone.settled()
+			s.cut(phone)
+			romeo.send("<message to='juliet@a.test' type='chat'><body>purged</body></message>")
+			romeo.settled()
+			purged, err := s.Call(t.Context(), "archive.purge", []byte(`{"account":"juliet@a.test","before":"2100-01-01T00:00:00Z"}`))
+			if err != nil || purged.(archive.Purged).Messages != 1 {
+				t.Fatalf("purged %v, %v", purged, err)
+			}
+			if restart {
+				s.restart()
+				romeo = s.bound(t, "romeo")
+			}
+			if _, err := s.Call(t.Context(), "session.kick", []byte(`{"jid":"juliet@a.test/phone"}`)); err != nil {
+				t.Fatal(err)
+			}
+			s.online(t, "juliet").expect("<body>purged</body>")
+			if got := romeo.settled(); got != "" {
+				t.Errorf("romeo gets %s", got)
+			}
+			left, err := s.Call(t.Context(), "archive.read", []byte(`{"account":"juliet@a.test"}`))
+			if err != nil || len(left.([]archive.Message)) != 0 {
+				t.Errorf("in the archive: %v, %v", left, err)
+			}
+		})
 	}
 }

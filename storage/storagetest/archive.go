@@ -588,3 +588,32 @@ func testEarlier(t *testing.T, s storage.Store) {
 	}
 	equal(t, "state after that", dump(t, s), before)
 }
+
+// testEarlierPurged: a message that was archived, and is so no more when it is to wait, waits all the same.
+func testEarlierPurged(t *testing.T, s storage.Store) {
+	do(t, s, func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: 1}) })
+	do(t, s, add(entered(5, romeo)))
+	purge(t, s, juliet, noon.Add(time.Hour), 9)
+	again := storage.Message{Earlier: storage.Reference{Owner: juliet, ID: 5}, At: noon, Stanza: "<message id='again'/>", Offline: juliet,
+		Waiting: []storage.Waiting{{Peer: 1, Number: 9}}}
+	do(t, s, add(again))
+	waiting := func() (n int) {
+		view(t, s, func(tx storage.Tx) error {
+			list, err := tx.Peers().Waiting(1)
+			for _, m := range list {
+				if n++; m.Stanza != again.Stanza || m.Number != 9 || len(m.Archived) != 0 || !m.At.Equal(noon) {
+					t.Errorf("waiting: %+v", m)
+				}
+			}
+			return err
+		})
+		return n
+	}
+	equal(t, "offline", texts(t, s, juliet), []string{again.Stanza})
+	equal(t, "waiting for the peer", waiting(), 1)
+	equal(t, "archived", len(page(t, s, juliet, storage.ArchiveQuery{}).Messages), 0)
+	do(t, s, func(tx storage.Tx) error { return tx.Offline().Delete(juliet, 1<<63) })
+	equal(t, "waiting for the peer", waiting(), 1)
+	do(t, s, func(tx storage.Tx) error { return tx.Peers().Acknowledged(1, 9) })
+	equal(t, "waiting for the peer", waiting(), 0)
+}

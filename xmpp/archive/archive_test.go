@@ -346,6 +346,45 @@ func TestLostResultsAreNotSentOn(t *testing.T) {
 	}
 }
 
+// What a session did not get is sent on also when it was purged meanwhile, and does not enter the archive once more:
+// neither as it was sent, nor as it is found after a restart, without its id.
+func TestPurgedIsSentOn(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		h := newHouse(t)
+		c := h.login("balcony")
+		h.do(func(u *session.User) {
+			u.SetPresence(c.s, stanza.New(stanza.Presence, "", "", c.s.JID(), jid.JID{}))
+		})
+		h.hear("1")
+		if err := h.host.Journal.Barrier(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := h.purge(t.Context(), juliet, h.now().Add(time.Hour)); n != 1 || err != nil {
+			t.Fatalf("%d messages were purged, %v", n, err)
+		}
+		if restarted {
+			for i := range c.got {
+				c.got[i].Element = stanza.StripClaims(c.got[i].Element, juliet)
+			}
+		}
+		h.host.Users.End(c.s, nil)
+		select {
+		case st := <-h.lost:
+			if st.Element.Child("body", ns.Client).Text() != "1" {
+				t.Errorf("got %s", st.Element)
+			}
+		case <-time.After(patience):
+			t.Fatal("it is lost")
+		}
+		h.write(func(tx storage.Tx) error {
+			if _, _, err := tx.Archive().Bounds(juliet); !errors.Is(err, storage.ErrNotFound) {
+				t.Errorf("restarted %t: it is in the archive again: %v", restarted, err)
+			}
+			return nil
+		})
+	}
+}
+
 // A page is bounded in bytes, whatever a client asks for, and the next one goes on where it ended.
 func TestPageBytes(t *testing.T) {
 	h := newHouse(t)

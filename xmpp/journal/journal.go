@@ -120,6 +120,7 @@ type Entry struct {
 	at        time.Time
 	body      string
 	message   storage.Message
+	again     bool
 	lost      storage.Waiting
 	gate      *stream.Gate
 	submitted bool
@@ -157,7 +158,7 @@ func (e *Entry) Archived(owner jid.JID) (id uint64, ok bool) {
 	return 0, false
 }
 
-// Earlier says that the message is in an archive already.
+// Earlier says that the message is in an archive already, if it was not purged meanwhile.
 func (e *Entry) Earlier(owner jid.JID, id uint64) {
 	e.message.Earlier = storage.Reference{Owner: owner.Bare(), ID: id}
 }
@@ -185,7 +186,12 @@ func (e *Entry) Taken(owner jid.JID, number uint64) {
 
 // Lost says that the message was sent to a peer that is about to be forgotten, as its stanza of that number:
 // it waits for that one no more, nor does anything before it.
-func (e *Entry) Lost(peer, number uint64) { e.lost = storage.Waiting{Peer: peer, Number: number} }
+func (e *Entry) Lost(peer, number uint64) {
+	e.again, e.lost = true, storage.Waiting{Peer: peer, Number: number}
+}
+
+// Again says whether the message was accepted before, and is sent on because it was Lost.
+func (e *Entry) Again() bool { return e.again }
 
 // Submit writes the entry of st, once; a second call does nothing. submit queues a write: that of the
 // store, or of a user who is to stay in memory until then. What waits for the gate leaves after it.
@@ -195,10 +201,7 @@ func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *st
 	}
 	e.submitted = true
 	m := &e.message
-	m.At = e.at
-	if m.Earlier.ID == 0 {
-		m.Stanza = e.body
-	}
+	m.At, m.Stanza = e.at, e.body
 	if len(m.Archived) == 0 && len(m.Waiting) == 0 && m.Offline.IsZero() && m.Taken.Number == 0 {
 		e.gate.Open()
 		st.Release()
