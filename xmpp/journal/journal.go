@@ -120,6 +120,7 @@ type Entry struct {
 	at        time.Time
 	body      string
 	message   storage.Message
+	otherwise func(error)
 	again     bool
 	lost      storage.Waiting
 	gate      *stream.Gate
@@ -193,6 +194,10 @@ func (e *Entry) Lost(peer, number uint64) {
 // Again says whether the message was accepted before, and is sent on because it was Lost.
 func (e *Entry) Again() bool { return e.again }
 
+// Otherwise says what to do if the entry cannot be written, in place of telling the sender: he knows that the message is
+// kept, and so it is. do must not wait.
+func (e *Entry) Otherwise(do func(error)) { e.otherwise = do }
+
 // Submit writes the entry of st, once; a second call does nothing. submit queues a write: that of the
 // store, or of a user who is to stay in memory until then. What waits for the gate leaves after it.
 func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *storage.Ticket) {
@@ -211,10 +216,14 @@ func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *st
 		m.Counted = storage.Counted{Peer: peer, Count: number}
 	}
 	submit(e.write).Then(func(err error) {
-		if err == nil {
+		switch {
+		case err == nil:
 			st.Kept()
 			e.gate.Open()
-		} else {
+		case e.otherwise != nil:
+			e.gate.Fail()
+			e.otherwise(err)
+		default:
 			e.gate.Fail()
 			e.journal.failed(st, err)
 		}

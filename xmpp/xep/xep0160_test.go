@@ -711,3 +711,75 @@ func TestHandOverToSeveralOfWhichOneFails(t *testing.T) {
 	}
 	second.nothing()
 }
+
+// A lasting client outlives a restart. It is not there, so nothing that it is sent leaves.
+type lasting struct {
+	*client
+	ledger *stream.Ledger
+	peer   uint64
+}
+
+func (l *lasting) Track(e element.Element, note any, gate *stream.Gate) uint64 {
+	n, _ := l.ledger.Send(e, note, gate)
+	return n
+}
+func (l *lasting) Managed() bool                           { return true }
+func (l *lasting) Parked() bool                            { return true }
+func (l *lasting) Peer() uint64                            { return l.peer }
+func (l *lasting) Changed()                                {}
+func (l *lasting) Settle() (written, lost []stream.Parcel) { return l.ledger.Settle() }
+func (l *lasting) Forget()                                 {}
+
+// TestHandOverWithoutSpace: what a session could not take over, because there was no space to write that, waits as
+// before, and so does what is behind it. Its sender knows that it is kept. When there is space again it goes on.
+func TestHandOverWithoutSpace(t *testing.T) {
+	const peer = 7
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	h.write(func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: peer, Kind: storage.ClientPeer}) })
+	h.route(note(1))
+	h.route(strings.Replace(note(2), "to='juliet@a.test'", "to='juliet@a.test/other'", 1))
+	h.route(note(3))
+	h.write(func(storage.Tx) error { return nil })
+	other := h.bind("juliet@a.test/other") // gets the second one, and then that is not to take the first with it
+	l := &lasting{&client{h: h, closed: make(chan *stanza.StreamError, 1)}, stream.Restore(1<<20, h.clock, 0, nil, 0), peer}
+	var err error
+	if l.s, err = h.host.Users.Bind(session.Binding{Full: jid.MustParse("juliet@a.test/lasting"), Sink: l,
+		Announce: func(*session.User, *session.Session) {}}); err != nil {
+		t.Fatal(err)
+	}
+	h.faults.FailNext(fmt.Errorf("disk: %w", storage.ErrNoSpace))
+	l.presence("<presence/>")
+	if got := other.next(); got.ID != "m2" {
+		t.Errorf("the other one got %s", got.Element)
+	}
+	eventually(t, "the store has no space", func() bool { return h.faults.Pending() == 0 })
+	var got []string
+	eventually(t, "the others are taken over", func() bool {
+		got = nil
+		if err := h.store.View(func(tx storage.Tx) error {
+			waiting, err := tx.Peers().Waiting(peer)
+			for _, m := range waiting {
+				got = append(got, m.Stanza)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return len(got) == 2 || len(h.remote.got) > 0
+	})
+	if !slices.Equal(got, []string{note(1), note(3)}) {
+		t.Errorf("the session has %q", got)
+	}
+	if _, _, err := l.ledger.Acknowledged(0); err != nil {
+		t.Error(err)
+	}
+	if n, _ := l.ledger.Waiting(); n != 2 {
+		t.Errorf("the session has %d messages", n)
+	}
+	eventually(t, "nothing waits", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+	other.nothing()
+	if len(h.remote.got) > 0 {
+		t.Errorf("the sender gets %s", (<-h.remote.got).Element)
+	}
+}
