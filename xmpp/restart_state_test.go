@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -177,5 +178,55 @@ func TestPurgedIsDelivered(t *testing.T) {
 				t.Errorf("in the archive: %v, %v", left, err)
 			}
 		})
+	}
+}
+
+// TestPushesAcrossRestart: a client that resumes its session does not ask for the roster, because it is told of all
+// changes (XEP-0198 section 5), and so it is with the blocklist: of those that it had not acknowledged when the server
+// ended, and of later ones.
+func TestPushesAcrossRestart(t *testing.T) {
+	t.Parallel()
+	s := newLasting(t, "", "juliet")
+	phone, id := s.resumable("juliet", "phone")
+	laptop := s.bound(t, "juliet")
+	change := func(w *wire, payloads ...string) {
+		for _, payload := range payloads {
+			w.send("<iq type='set' id='change'>" + payload + "</iq>")
+			w.expect("id='change'")
+		}
+	}
+	const (
+		contact = "<query xmlns='jabber:iq:roster'><item jid='%s@b.test'%s/></query>"
+		block   = "<%[1]s xmlns='urn:xmpp:blocking'><item jid='%[2]s@b.test'/></%[1]s>"
+	)
+	change(laptop, fmt.Sprintf(contact, "old", ""), fmt.Sprintf(block, "block", "friend"))
+	phone.send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='b'><blocklist xmlns='urn:xmpp:blocking'/></iq>")
+	phone.settled()
+	s.cut(phone)
+	change(laptop, fmt.Sprintf(contact, "new", ""), fmt.Sprintf(contact, "old", " subscription='remove'"),
+		fmt.Sprintf(block, "block", "spam"), fmt.Sprintf(block, "unblock", "friend"))
+	s.restart()
+	phone, _ = s.resume("juliet", id, "0")
+	got := phone.settled()
+	for _, want := range []string{"<item jid='new@b.test' subscription='none'/>", "<item jid='old@b.test' subscription='remove'/>",
+		fmt.Sprintf(block, "block", "spam"), fmt.Sprintf(block, "unblock", "friend")} {
+		if strings.Count(got, want) != 1 {
+			t.Errorf("no push of %s in %s", want, got)
+		}
+	}
+	if n := strings.Count(got, " type='set' "); n != 4 {
+		t.Errorf("%d pushes: %s", n, got)
+	}
+	handled := fmt.Sprint(1 + len(regexp.MustCompile("<(iq|presence|message) ").FindAllString(got, -1))) // and the answer
+	phone.send("<a xmlns='urn:xmpp:sm:3' h='" + handled + "'/>")
+	laptop = s.bound(t, "juliet")
+	change(laptop, fmt.Sprintf(block, "block", "more"))
+	if got := phone.settled(); !strings.Contains(got, fmt.Sprintf(block, "block", "more")) {
+		t.Errorf("it does not learn of changes any more: %s", got)
+	}
+	s.restart()
+	phone, _ = s.resume("juliet", id, handled)
+	if got := phone.settled(); strings.Count(got, " type='set' ") != 1 || !strings.Contains(got, fmt.Sprintf(block, "block", "more")) {
+		t.Errorf("it is told again: %s", got)
 	}
 }
