@@ -438,6 +438,26 @@ func TestPageBytes(t *testing.T) {
 	}
 }
 
+// Operators are shown as many messages as they ask for, however large these are.
+func TestReadBytes(t *testing.T) {
+	h := newHouse(t)
+	large := strings.Repeat("x", pageBytes/5)
+	for i := range 15 {
+		h.hear(fmt.Sprint(i, large))
+	}
+	for limit, want := range map[int]int{1: 1, 5: 5, 13: 13, 15: 15, 1000: 15} {
+		list, err := h.verbRead(t.Context(), Request{Account: juliet, Limit: limit})
+		if err != nil || len(list) != want {
+			t.Fatalf("%d of %d messages, %v", len(list), want, err)
+		}
+		for i, m := range list {
+			if m.Body != fmt.Sprint(15-want+i, large) {
+				t.Errorf("of %d, message %d is %.10s", want, i, m.Body)
+			}
+		}
+	}
+}
+
 // Pages of several chunks, both ways, have everything in order.
 func TestChunks(t *testing.T) {
 	h := newHouse(t)
