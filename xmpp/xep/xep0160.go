@@ -99,8 +99,8 @@ func (o *Offline) feature(*module.Host) (module.Feature, error) {
 }
 
 func readMailbox(tx storage.Tx, owner jid.JID) (*mailbox, error) {
-	first, err := tx.Offline().List(owner, 0, 1)
-	return &mailbox{waiting: len(first) > 0}, err
+	n, err := tx.Offline().Count(owner)
+	return &mailbox{waiting: n > 0}, err
 }
 
 // undelivered keeps a message. Its sender is told if that fails: with service-unavailable if the
@@ -208,6 +208,9 @@ func (o *Offline) run(owner jid.JID, h *handOver, given, kept uint64) {
 			}
 			if over = err != nil || !o.give(u, box, given, kept, page); over {
 				box.handOver = nil
+			}
+			if err != nil {
+				box.waiting = false // what comes does not wait for what cannot be read
 			}
 			given, kept = box.given, box.kept
 		})

@@ -783,3 +783,45 @@ func TestHandOverWithoutSpace(t *testing.T) {
 		t.Errorf("the sender gets %s", (<-h.remote.got).Element)
 	}
 }
+
+// A damaged store is one whose offline messages cannot be read.
+type damaged struct{ storage.Store }
+
+func (d damaged) View(fn func(storage.Tx) error) error {
+	return d.Store.View(func(tx storage.Tx) error { return fn(damagedTx{tx}) })
+}
+
+type damagedTx struct{ storage.Tx }
+
+func (d damagedTx) Offline() storage.Offline { return damagedOffline{d.Tx.Offline()} }
+
+type damagedOffline struct{ storage.Offline }
+
+func (damagedOffline) List(jid.JID, uint64, int) ([]storage.OfflineMessage, error) {
+	return nil, errors.New("damaged")
+}
+
+// TestDamagedOfflineMessages: a message that cannot be read keeps no later one from its user.
+func TestDamagedOfflineMessages(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	h.route(note(1))
+	h.host.Store = damaged{h.store}
+	juliet := h.bind("juliet@a.test/balcony")
+	juliet.presence("<presence/>")
+	eventually(t, "the hand-over has ended", func() (over bool) {
+		if err := h.host.Users.Do(juliet.s.JID().Bare(), func(u *session.User) { over = h.offline.boxes.Get(u).handOver == nil }); err != nil {
+			t.Fatal(err)
+		}
+		return over
+	})
+	for n := 2; n <= 3; n++ {
+		h.route(note(n))
+		if got := juliet.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("got %s", got.Element)
+		}
+	}
+	if kept := h.stored("juliet@a.test"); len(kept) != 1 {
+		t.Errorf("%d messages are kept", len(kept))
+	}
+}
