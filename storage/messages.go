@@ -10,8 +10,7 @@ import (
 // waiting for an account (XEP-0160), and waiting for a peer to acknowledge them (XEP-0198).
 type Messages interface {
 	// Add keeps a message for every purpose that it names, or for none of them. ErrFull when the
-	// account of Offline has as many messages waiting as it may have, unless the message is archived
-	// for that account: then it only does not wait.
+	// account of Offline has as many messages waiting as it may have.
 	Add(Message) error
 }
 

@@ -137,22 +137,10 @@ func (m messages) add(new storage.Message) error {
 	}
 	holders := 0
 	if !new.Offline.IsZero() {
-		owner := ownerKey(new.Offline)
-		err := offline(m).add(owner, number, new.OfflineMax)
-		switch {
-		case err == nil:
-			holders++
-		case !errors.Is(err, storage.ErrFull):
+		if err := offline(m).add(ownerKey(new.Offline), number, new.OfflineMax); err != nil {
 			return err
-		default:
-			archive, err := m.archiveOf(owner)
-			if err != nil {
-				return err
-			}
-			if id, err := m.idIn(archive, number, row.places); err != nil || id == 0 {
-				return errors.Join(err, storage.ErrFull)
-			}
 		}
+		holders++
 	}
 	// Most messages are acknowledged before they are moved. Until then an archive holds what it has.
 	counted := earlier || len(row.places) == 0

@@ -116,18 +116,17 @@ func (m messages) add(message storage.Message) error {
 	if !message.Offline.IsZero() {
 		owner := message.Offline.Bare().Clone()
 		queue := m.offline[owner]
-		if message.OfflineMax <= 0 || len(queue) < message.OfflineMax {
-			n, err := m.next(lastOffline)
-			if err != nil {
-				return err
-			}
-			if err := put(m.txn, m.offline, owner, insert(queue, ref{number: n, row: number})); err != nil {
-				return err
-			}
-			kept.others++
-		} else if kept.idFor(owner) == 0 {
+		if message.OfflineMax > 0 && len(queue) >= message.OfflineMax {
 			return storage.ErrFull
 		}
+		n, err := m.next(lastOffline)
+		if err != nil {
+			return err
+		}
+		if err := put(m.txn, m.offline, owner, insert(queue, ref{number: n, row: number})); err != nil {
+			return err
+		}
+		kept.others++
 	}
 	if err := put(m.txn, m.txn.messages, number, kept); err != nil {
 		return err

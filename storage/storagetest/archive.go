@@ -501,14 +501,16 @@ func testOfflineFullAndArchived(t *testing.T, s storage.Store) {
 		return m
 	}
 	do(t, s, add(m(1, juliet)))
-	do(t, s, add(m(2, juliet))) // archived, so it only does not wait
+	before := dump(t, s)
+	wantErr(t, "archived for the same", try(t, s, add(m(2, juliet))), storage.ErrFull)
 	wantErr(t, "archived for another", try(t, s, add(m(3, nurse))), storage.ErrFull)
 	wantErr(t, "not archived", try(t, s, add(waits(juliet, "m", 1))), storage.ErrFull)
-	equal(t, "waiting", len(texts(t, s, juliet)), 1)
-	equal(t, "archived", ids(page(t, s, juliet, storage.ArchiveQuery{}).Messages), []uint64{1, 2})
-	equal(t, "archived for another", len(page(t, s, nurse, storage.ArchiveQuery{}).Messages), 0)
+	equal(t, "state after that", dump(t, s), before)
+	unkept := m(2, juliet)
+	unkept.Offline = jid.JID{}
+	do(t, s, add(unkept))
 	again := storage.Message{Earlier: storage.Reference{Owner: juliet, ID: 2}, Offline: juliet, OfflineMax: 1}
-	do(t, s, add(again))
+	wantErr(t, "archived earlier", try(t, s, add(again)), storage.ErrFull)
 	again.OfflineMax = 2
 	do(t, s, add(again))
 	equal(t, "waiting", texts(t, s, juliet), []string{m(1, juliet).Stanza, m(2, juliet).Stanza})

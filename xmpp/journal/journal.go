@@ -173,9 +173,12 @@ func (e *Entry) Wait(peer, number uint64, form storage.Form, copies int) {
 	}
 }
 
-// Offline lets the message wait for an account, of which at most max do (0: no limit). It was accepted now:
-// it must be called under the lock of the account, so that the time tells who was ready for it.
+// Offline lets the message wait for an account, of which at most max do (0: no limit), unless it is there Again. It was
+// accepted now: it must be called under the lock of the account, so that the time tells who was ready for it.
 func (e *Entry) Offline(owner jid.JID, max int) {
+	if e.again {
+		max = 0 // its sender was told that it is kept
+	}
 	e.at = e.journal.now()
 	e.message.Offline, e.message.OfflineMax = owner.Bare(), max
 }

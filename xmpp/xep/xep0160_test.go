@@ -825,3 +825,23 @@ func TestDamagedOfflineMessages(t *testing.T) {
 		t.Errorf("%d messages are kept", len(kept))
 	}
 }
+
+// TestMoreThanMaxWereAccepted: what a session has not got was accepted, and waits in any case: its sender was told so.
+func TestMoreThanMaxWereAccepted(t *testing.T) {
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Max: 1}})
+	h.accounts("juliet@a.test")
+	m := &managed{client: &client{h: h, got: make(chan stanza.Stanza, 100), closed: make(chan *stanza.StreamError, 1)}}
+	var err error
+	if m.s, err = h.host.Users.Bind(session.Binding{Full: jid.MustParse("juliet@a.test/balcony"), Sink: m,
+		Announce: func(*session.User, *session.Session) {}}); err != nil {
+		t.Fatal(err)
+	}
+	m.presence("<presence/>")
+	for n := 1; n <= 2; n++ {
+		h.route(note(n))
+		m.next()
+	}
+	m.end()
+	eventually(t, "both wait", func() bool { return len(h.stored("juliet@a.test")) == 2 })
+	wantError(t, h.ask(note(3)), "cancel service-unavailable")
+}
