@@ -133,6 +133,22 @@ func TestTheSenderIsToldWhatCannotBeKeptSection2(t *testing.T) {
 	wantError(t, h.ask(note(5)), "cancel internal-server-error")
 }
 
+// TestRefusalsAreInOrder: what is told to a sender arrives in the order of what he sent (RFC 6120 section 10.1).
+func TestRefusalsAreInOrder(t *testing.T) {
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Max: 1}})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	for n := range 200 {
+		h.route(note(n))
+	}
+	release()
+	for n := 1; n < 200; n++ {
+		if got := h.answer(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Fatalf("answer %d is %s", n, got.Element)
+		}
+	}
+}
+
 // TestHandOverWaitsForTheDisk: messages that are still being written come first, then those that came
 // during the hand-over, and neither presence nor requests wait for them.
 func TestHandOverWaitsForTheDisk(t *testing.T) {
