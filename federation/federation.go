@@ -328,10 +328,11 @@ func (f *Federation) Shutdown(ctx context.Context) {
 	stop := context.AfterFunc(ctx, f.abort)
 	defer stop()
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	for f.tasks > 0 {
 		f.idle.Wait()
 	}
+	f.mu.Unlock()
+	f.keepCounts()
 }
 
 // abort ends all streams without waiting for their peers.

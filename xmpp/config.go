@@ -153,7 +153,8 @@ type Limits struct {
 	// Time for which a session that has lost its connection waits for its client to resume it
 	// (XEP-0198). What comes meanwhile is kept for it, up to three quarters of queue.
 	Resume Duration `toml:"resume" default:"5m"`
-	// Messages kept for a user who is offline; a number or "off" for no limit.
+	// Messages kept for a user who is offline, archived or not; one more is returned to its sender. A number or
+	// "off" for no limit.
 	OfflineMessages Count `toml:"offline_messages" default:"1000" off:"true"`
 	// Contacts of one roster; a number or "off" for no limit.
 	RosterItems Count `toml:"roster_items" default:"5000" off:"true"`

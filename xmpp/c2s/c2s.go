@@ -196,6 +196,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 				o.Changed()
 			}
 		})
+		o.counted()
 	}
 	s.release()
 }

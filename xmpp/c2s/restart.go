@@ -73,6 +73,13 @@ func (o *outlet) keepCount(count uint32, done func(bool)) {
 		Then(func(err error) { done(err == nil) })
 }
 
+// counted brings the count of what is handled to disk though the client has not asked for it: what is not in it the
+// client sends again after a restart.
+func (o *outlet) counted() {
+	handled, _ := o.ledger.Handled()
+	o.keepCount(handled, func(bool) {})
+}
+
 // Changed implements session.Keeper. A record may be large, and a client changes it with every presence that
 // it sends to somebody: so one write at most waits for the store, and takes what is newest when it runs.
 func (o *outlet) Changed() {
