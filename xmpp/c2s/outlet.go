@@ -68,6 +68,9 @@ func (o *outlet) Managed() bool { return o.ledger.Counts() }
 // Parked implements session.Keeper.
 func (o *outlet) Parked() bool { return o.ledger.Carrier() == nil }
 
+// Numbers implements session.Keeper.
+func (o *outlet) Numbers(of func(note any) bool) []uint64 { return o.ledger.Numbers(of) }
+
 // Close ends the stream, if there is one, and all hope for another.
 func (o *outlet) Close(err *stanza.StreamError) {
 	o.server.parking.leave(o)

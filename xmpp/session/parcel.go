@@ -25,6 +25,8 @@ type Keeper interface {
 	Peer() uint64
 	// Changed is told when what must be found then has changed.
 	Changed()
+	// Numbers are those of what the client has not acknowledged whose notes are of a kind.
+	Numbers(of func(note any) bool) []uint64
 	// Settle, after Close, returns what was written and what was lost, each in order: of a client
 	// that acknowledges everything that it did not, of others what has a note.
 	Settle() (written, lost []stream.Parcel)
@@ -53,6 +55,7 @@ func (u *User) Arrived(parcels []stream.Parcel) {
 func (u *User) settle(k Keeper) {
 	written, lost := k.Settle()
 	u.Arrived(written)
+	u.share(lost, k.Peer())
 	for _, p := range lost {
 		if n, ok := p.Note.(note); ok {
 			n.lost(u, p, k.Peer())
@@ -61,6 +64,34 @@ func (u *User) settle(k Keeper) {
 		}
 	}
 	k.Forget()
+}
+
+// share notes, before anything is sent on, what a peer has lost of that others may still get: after a restart
+// nothing else tells whether it got it.
+func (u *User) share(lost []stream.Parcel, peer uint64) {
+	shared := make(map[*copies]bool)
+	var numbers []uint64
+	for _, p := range lost {
+		if c, ok := p.Note.(*copies); ok && c.left > 1 && !c.done {
+			shared[c] = true
+			numbers = append(numbers, p.Number)
+		}
+	}
+	if len(shared) == 0 {
+		return
+	}
+	var others []storage.Waiting
+	for _, s := range u.sessions {
+		if !s.Resumable() {
+			continue
+		}
+		for _, number := range s.keeper.Numbers(func(n any) bool { c, ok := n.(*copies); return ok && shared[c] }) {
+			others = append(others, storage.Waiting{Peer: s.keeper.Peer(), Number: number})
+		}
+	}
+	if len(others) > 0 {
+		u.Submit(func(tx storage.Tx) error { return tx.Peers().Lost(peer, numbers, others) })
+	}
 }
 
 // again sends a message on that its recipient did not get, as if that one had never been there. IQs
@@ -157,10 +188,10 @@ type lostMessage struct {
 // Note is the note on what one session had not acknowledged. id is that of the message in the account's
 // archive, 0 if it is not there.
 func (l Lost) Note(m storage.Unacknowledged, id uint64, message element.Element) any {
-	if m.Copies < 2 || m.Form == storage.CarbonSent {
-		if m.Form != storage.Plain {
-			return spare{}
-		}
+	switch {
+	case m.Form == storage.CarbonSent:
+		return spare{}
+	case m.Form == storage.Plain && m.Copies < 2:
 		return nil
 	}
 	key := lostMessage{id: id}

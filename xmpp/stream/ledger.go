@@ -285,6 +285,18 @@ func (l *Ledger) Waiting() (stanzas, bytes int) {
 	return len(l.kept), l.bytes
 }
 
+// Numbers are those of what is not acknowledged whose notes are of a kind.
+func (l *Ledger) Numbers(of func(note any) bool) (list []uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.kept {
+		if of(p.Note) {
+			list = append(list, p.Number)
+		}
+	}
+	return list
+}
+
 // Park takes the ledger off its stream.
 func (l *Ledger) Park() {
 	l.mu.Lock()
