@@ -237,3 +237,46 @@ func TestMessageToSeveralAcrossARestart(t *testing.T) {
 		}
 	}
 }
+
+// TestUnwrittenIsSentOn: who does not acknowledge has got what was written to the connection, and nothing else. What a
+// client that is gone was about to get waits for the next, also where another device shares it.
+func TestUnwrittenIsSentOn(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name           string
+		archive, phone bool
+		end            func(*phoenix, *wire)
+	}{
+		{"alone, cut", true, false, func(_ *phoenix, w *wire) { w.lose() }},
+		{"alone, ended", true, false, func(p *phoenix, _ *wire) { p.kick("juliet@a.test/old") }},
+		{"beside another, cut", true, true, func(_ *phoenix, w *wire) { w.lose() }},
+		{"beside another, ended", true, true, func(p *phoenix, _ *wire) { p.kick("juliet@a.test/old") }},
+		{"beside another, without archive", false, true, func(_ *phoenix, w *wire) { w.lose() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", test.archive), "romeo", "juliet")
+			romeo, _ := p.managed("romeo", "x", resumable)
+			if test.phone {
+				phone, _ := p.managed("juliet", "phone", resumable)
+				phone.lose()
+			}
+			old := p.unmanaged("juliet", "old")
+			stalled, release := p.faults.Stall()
+			defer release()
+			romeo.send("<message to='juliet@a.test' type='chat'><body>kept</body></message>")
+			<-stalled
+			test.end(p, old)
+			until(t, "it has ended", func() bool { return !p.here("juliet@a.test/old") })
+			release()
+			romeo.acknowledged(2)
+			if test.phone {
+				p.kick("juliet@a.test/phone")
+			}
+			if got := old.rest(); strings.Contains(got, "kept") {
+				t.Errorf("a client that has ended gets %q", got)
+			}
+			p.finds("juliet", "kept")
+		})
+	}
+}

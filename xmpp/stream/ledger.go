@@ -22,7 +22,7 @@ type Parcel struct {
 	Note    any
 	Gate    *Gate // nil: it could leave at once
 
-	end int64 // not counting: where it ends in what the stream has written
+	span // not counting: where it is in what the stream writes
 }
 
 // A Ledger is one end of stream management (XEP-0198): what the peer was sent and has not
@@ -155,15 +155,15 @@ func (l *Ledger) Send(e element.Element, note any, gate *Gate) (number uint64, o
 
 // post is Send without stream management.
 func (l *Ledger) post(e element.Element, note any, gate *Gate) {
-	end, ok := l.stream.post(e, gate)
+	place, ok := l.stream.post(e, gate)
 	if note != nil {
 		if !ok {
-			end = 1<<63 - 1
+			place = span{1<<63 - 1, 1<<63 - 1}
 		}
-		l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Note: note, Gate: gate, end: end})
+		l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Note: note, Gate: gate, span: place})
 		l.bytes += len(e.String())
 		if ok && len(l.kept) == 1 {
-			l.stream.queue.await(end)
+			l.stream.queue.await(place.end)
 		}
 	}
 }
@@ -183,10 +183,10 @@ func (l *Ledger) Written() (written []Parcel) {
 	return written
 }
 
-// written is how many parcels the stream has handed over.
+// written is how many parcels the kernel has.
 func (l *Ledger) written() (n int) {
-	taken := l.stream.Written()
-	for n < len(l.kept) && l.kept[n].end <= taken {
+	passed := l.stream.queue.written()
+	for n < len(l.kept) && l.kept[n].end <= passed {
 		n++
 	}
 	return n
@@ -365,13 +365,15 @@ func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
 	}
 }
 
-// Settle ends the ledger: it takes out what was written after all, and what is lost.
+// Settle ends the ledger: it takes out what was written after all, and what is lost. Of that the stream writes no
+// more than it has begun with.
 func (l *Ledger) Settle() (written, lost []Parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forgetFailed()
 	if !l.counting {
 		written = l.drop(l.written())
+		l.stream.queue.retract(l.kept)
 	}
 	lost, l.kept, l.bytes = l.kept, nil, 0
 	return written, lost

@@ -188,6 +188,12 @@ func (s *socket) blocked() bool {
 	return s.busy
 }
 
+func (s *socket) isIdle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.busy && s.err == nil
+}
+
 // finish waits until everything is sent and the peer has closed its side, at most as long as
 // patience, and closes. Closing with unread input would make the kernel send a reset, which
 // overtakes our last words.
