@@ -3,6 +3,7 @@ package xmpp_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/storage/storagetest"
 	"tombolo/xmpp"
@@ -278,5 +280,42 @@ func TestUnwrittenIsSentOn(t *testing.T) {
 			}
 			p.finds("juliet", "kept")
 		})
+	}
+}
+
+// TestKeptForWhoAcknowledges: what somebody was told has arrived is not with a recipient who has not acknowledged it, be
+// his session one that can be resumed or not: a crash loses neither (XEP-0198 section 4).
+func TestKeptForWhoAcknowledges(t *testing.T) {
+	t.Parallel()
+	for _, archive := range []bool{true, false} {
+		for _, attributes := range []string{"", "resume='true' max='1'"} {
+			t.Run(fmt.Sprintf("archive=%t/%s", archive, attributes), func(t *testing.T) {
+				t.Parallel()
+				p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", archive), "romeo", "juliet")
+				romeo, _ := p.managed("romeo", "x", resumable)
+				juliet, _ := p.managed("juliet", "x", attributes)
+				for _, body := range []string{"got", "lost"} {
+					romeo.sendf("<message to='juliet@a.test' type='chat'><body>%s</body></message>", body)
+					juliet.expect("<body>" + body + "</body>")
+				}
+				romeo.acknowledged(3)
+				juliet.sendf("<a xmlns='%s' h='2'/>", ns.SM) // her presence and the first
+				until(t, "that is noted", func() bool {
+					waiting := 0
+					err := p.store.View(func(tx storage.Tx) error {
+						peers, err := tx.Peers().All()
+						for _, peer := range peers {
+							list, damage := tx.Peers().Waiting(peer.ID)
+							waiting, err = waiting+len(list), errors.Join(err, damage)
+						}
+						return err
+					})
+					return err == nil && waiting == 1
+				})
+				p.kill()
+				until(t, "the session has ended", func() bool { return !p.here("juliet@a.test/x") })
+				p.finds("juliet", "lost")
+			})
+		}
 	}
 }

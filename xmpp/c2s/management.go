@@ -85,10 +85,10 @@ func (o *outlet) enabled(enable element.Element) element.Element {
 			o.grace = min(o.grace, time.Duration(wish)*time.Second)
 		}
 		o.server.parking.enter(o)
-		o.found()
 		w.Attr("id", secret).Attr("resume", "true").
 			Attr("max", strconv.Itoa(max(1, int(o.grace/time.Second))))
 	}
+	o.found()
 	return w.Element()
 }
 

@@ -150,6 +150,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer late.Stop()
 	release := time.NewTicker(releaseTime)
 	defer release.Stop()
+	s.endParked() // of those that a restart has found some cannot be resumed
 	for {
 		select {
 		case <-late.C:

@@ -21,7 +21,7 @@ type Keeper interface {
 	Managed() bool
 	// Parked says whether there is no client at the moment.
 	Parked() bool
-	// Peer is the peer as which the client's session is found after a restart, 0 if it is not.
+	// Peer is the peer for which what the client has not acknowledged waits after a restart, 0 for none.
 	Peer() uint64
 	// Changed is told when what must be found then has changed.
 	Changed()
@@ -246,5 +246,5 @@ func (u *User) Pass(st stanza.Stanza, to, copied []hook.Session, kept bool) {
 	}
 }
 
-// Resumable says whether the session, with what is passed to it, outlives a restart.
+// Resumable says whether what is passed to the session outlives a restart, with the session if that can be resumed.
 func (s *Session) Resumable() bool { return s.keeper != nil && s.keeper.Peer() != 0 }
