@@ -319,3 +319,36 @@ func TestKeptForWhoAcknowledges(t *testing.T) {
 		}
 	}
 }
+
+// TestCountOfAnEndedSession: the count with which a server may refuse a resumption says what need not be sent again,
+// so it has what was handled after the session ended, and there is none before that is known (XEP-0198 section 5).
+func TestCountOfAnEndedSession(t *testing.T) {
+	t.Parallel()
+	p := newPhoenix(t, "", "romeo", "juliet")
+	juliet, _ := p.managed("juliet", "x", resumable)
+	romeo, id := p.managed("romeo", "x", resumable)
+	romeo.acknowledged(1)
+	stalled, release := p.faults.Stall()
+	defer release()
+	romeo.send("<message to='juliet@a.test' type='chat'><body>once</body></message>")
+	<-stalled
+	other := p.authenticated(t, "romeo")
+	other.bind("x") // in place of the first
+	again := p.authenticated(t, "romeo")
+	resume := fmt.Sprintf("<resume xmlns='%s' previd='%s' h='0'/>", ns.SM, id)
+	again.send(resume)
+	if got := again.expect("</failed>"); strings.Contains(got, "h='") {
+		t.Errorf("got %q before the message is stored", got)
+	}
+	release()
+	juliet.expect("<body>once</body>")
+	got := ""
+	until(t, "that is known", func() bool {
+		again.send(resume)
+		got = again.expect("</failed>")
+		return strings.Contains(got, "h='")
+	})
+	if !strings.Contains(got, "h='2'") {
+		t.Errorf("got %q after the message was delivered", got)
+	}
+}

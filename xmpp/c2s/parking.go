@@ -9,11 +9,12 @@ import (
 
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/session"
+	"tombolo/xmpp/stream"
 )
 
 // A parking is where sessions that can be resumed are found, while they have a stream and for as long
 // as they may be without. Of those that have ended the count of handled stanzas is remembered for a
-// while (XEP-0198 section 5).
+// while (XEP-0198 section 5); some may be handled, or stored, after the end.
 type parking struct {
 	mu      sync.Mutex
 	outlets map[key]*outlet
@@ -23,7 +24,7 @@ type parking struct {
 
 type endedSession struct {
 	account jid.JID
-	handled uint32 // of the client's stanzas
+	ledger  *stream.Ledger
 	at      time.Time
 }
 
@@ -50,12 +51,17 @@ func (p *parking) find(id key, account jid.JID) *outlet {
 	return nil
 }
 
-// handled is what is remembered of an account's session that has ended.
+// handled is how many stanzas are handled of those that an account's session got before it ended. It is not ok if
+// that is not remembered, or not known yet: what the client then takes for unhandled would come twice.
 func (p *parking) handled(id key, account jid.JID) (count uint32, ok bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	e, ok := p.ended[id]
-	return e.handled, ok && e.account == account
+	e := p.ended[id]
+	p.mu.Unlock()
+	if e.ledger == nil || e.account != account {
+		return 0, false
+	}
+	count, open := e.ledger.Handled()
+	return count, open == nil
 }
 
 // all are the outlets whose sessions can be resumed.
@@ -99,7 +105,6 @@ func (p *parking) wait(o *outlet, since time.Time) {
 
 // leave notes that the session of an outlet has ended.
 func (p *parking) leave(o *outlet) {
-	handled, _ := o.ledger.Handled()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.outlets[o.id] != o {
@@ -108,7 +113,7 @@ func (p *parking) leave(o *outlet) {
 	delete(p.outlets, o.id)
 	delete(p.acked, o)
 	if len(p.ended) < remembered {
-		p.ended[o.id] = endedSession{o.session.JID().Bare(), handled, time.Now()}
+		p.ended[o.id] = endedSession{o.session.JID().Bare(), o.ledger, time.Now()}
 	}
 }
 

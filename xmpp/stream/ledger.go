@@ -366,12 +366,14 @@ func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
 }
 
 // Settle ends the ledger: it takes out what was written after all, and what is lost. Of that the stream writes no
-// more than it has begun with.
+// more than it has begun with. What the peer has sent may still be handled; it is nothing that waits on disk.
 func (l *Ledger) Settle() (written, lost []Parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forgetFailed()
-	if !l.counting {
+	if l.counting {
+		l.stream, l.keep = nil, nil
+	} else {
 		written = l.drop(l.written())
 		l.stream.queue.retract(l.kept)
 	}
