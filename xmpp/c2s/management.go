@@ -170,7 +170,7 @@ func (c *client) takeOver(e element.Element, announce func(handled uint32)) (ref
 				refused, over = c.notFound(id), true
 				return
 			}
-			c.displace(o)
+			c.displace(u, o)
 			if _, unhandled = o.ledger.Handled(); unhandled == nil {
 				err, over = c.adopt(u, o, h, announce), true
 			}
@@ -198,11 +198,12 @@ func (c *client) notFound(id key) element.Element {
 }
 
 // displace takes the session off a stream of which its client does not know whether it lives.
-func (c *client) displace(o *outlet) {
+func (c *client) displace(u *session.User, o *outlet) {
 	old := o.ledger.Carrier()
 	if old == nil || old == c.stream {
 		return
 	}
+	u.Arrived(o.ledger.Written())
 	o.ledger.Park()
 	o.server.parking.wait(o, time.Now())
 	old.Close(&stanza.StreamError{Condition: stanza.StreamConflict, Text: "the session was resumed"})
@@ -244,6 +245,7 @@ func (s *Server) over(st *stream.Stream, err error) {
 		switch {
 		case !c.current(u):
 		case c.outlet.id != key{} && spared:
+			u.Arrived(c.outlet.ledger.Written())
 			c.outlet.ledger.Park()
 			s.parking.wait(c.outlet, time.Now())
 			st.Log.Debug("session waits to be resumed")

@@ -14,7 +14,7 @@ import (
 )
 
 // A Parcel is a stanza that was sent and is not known to have arrived. Number is its place among what
-// the peer was sent and counts, from 1. Note is what its sender wrote on it.
+// the peer was sent and counts, from 1; 0: it was sent before the peer counted. Note is what its sender wrote on it.
 type Parcel struct {
 	Element element.Element
 	Sent    time.Time
@@ -22,12 +22,13 @@ type Parcel struct {
 	Note    any
 	Gate    *Gate // nil: it could leave at once
 
-	span // not counting: where it is in what the stream writes
+	span // without a Number: where it is in what the stream writes
 }
 
 // A Ledger is one end of stream management (XEP-0198): what the peer was sent and has not
 // acknowledged, and how much of what it has sent is handled. It outlives its stream: between two it
-// collects. Before Start nothing counts, and a parcel with a note has arrived when it is written.
+// collects. Before Start nothing counts, and a parcel with a note has arrived when it is written; or when the peer
+// says anything of what counts, for that is behind it.
 //
 // Numbers are of 64 bits, so they do not wrap within reach; what the peer says of them is of 32.
 //
@@ -172,12 +173,12 @@ func (l *Ledger) post(e element.Element, note any, gate *Gate) {
 func (l *Ledger) Written() (written []Parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.counting {
+	if l.stream == nil {
 		return nil
 	}
 	l.forgetFailed()
 	written = l.drop(l.written())
-	if len(l.kept) > 0 {
+	if l.uncounted() > 0 {
 		l.stream.queue.await(l.kept[0].end)
 	}
 	return written
@@ -186,7 +187,14 @@ func (l *Ledger) Written() (written []Parcel) {
 // written is how many parcels the kernel has.
 func (l *Ledger) written() (n int) {
 	passed := l.stream.queue.written()
-	for n < len(l.kept) && l.kept[n].end <= passed {
+	for most := l.uncounted(); n < most && l.kept[n].end <= passed; n++ {
+	}
+	return n
+}
+
+// uncounted is how many parcels have no number: the oldest.
+func (l *Ledger) uncounted() (n int) {
+	for n < len(l.kept) && l.kept[n].Number == 0 {
 		n++
 	}
 	return n
@@ -248,14 +256,17 @@ func (l *Ledger) acknowledge(h uint32) ([]Parcel, error) {
 
 // forgetFailed takes out what never left because it could not be kept: the peer does not count it.
 func (l *Ledger) forgetFailed() {
-	failed := 0
+	some, failed := false, 0
 	var changed []storage.Renumbered
 	for i := range l.kept {
 		p := &l.kept[i]
 		if p.Gate.failed() {
-			failed++
+			some = true
+			if p.Number > 0 {
+				failed++
+			}
 			l.bytes -= len(p.Element.String())
-		} else if l.counting && failed > 0 {
+		} else if failed > 0 {
 			changed = append(changed, storage.Renumbered{Old: p.Number, New: p.Number - uint64(failed)})
 			p.Number -= uint64(failed)
 		}
@@ -263,11 +274,9 @@ func (l *Ledger) forgetFailed() {
 	if len(changed) > 0 && l.renumber != nil {
 		l.renumber(changed)
 	}
-	if failed > 0 {
+	if some {
 		l.kept = slices.DeleteFunc(l.kept, func(p Parcel) bool { return p.Gate.failed() })
-		if l.counting {
-			l.sent -= uint64(failed)
-		}
+		l.sent -= uint64(failed)
 	}
 }
 
@@ -371,11 +380,12 @@ func (l *Ledger) Settle() (written, lost []Parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forgetFailed()
+	if l.stream != nil {
+		written = l.drop(l.written())
+		l.stream.queue.retract(l.kept[:l.uncounted()])
+	}
 	if l.counting {
 		l.stream, l.keep = nil, nil
-	} else {
-		written = l.drop(l.written())
-		l.stream.queue.retract(l.kept)
 	}
 	lost, l.kept, l.bytes = l.kept, nil, 0
 	return written, lost
