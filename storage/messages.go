@@ -68,7 +68,7 @@ type Waiting struct {
 	Peer   uint64 // of Peers
 	Number uint64 // of the stanza, counted from 1 without wrapping
 	Form   Form
-	Copies uint8 // how many sessions of the account were sent the message itself at once
+	Copies uint8 // how many sessions of the account were sent the message itself at once, and have not lost it
 }
 
 // Form is how a message is sent.
@@ -165,6 +165,10 @@ type Peers interface {
 	Waiting(id uint64) ([]Unacknowledged, error)
 	// Acknowledged removes what a peer was sent, up to and including a number.
 	Acknowledged(id, through uint64) error
+	// Lost removes what a peer was sent under those numbers, and will never acknowledge, and lowers the
+	// Copies of others, which are places of the same messages: then what is missing of Copies has been
+	// acknowledged. What is not there is skipped.
+	Lost(id uint64, numbers []uint64, others []Waiting) error
 	// Renumber gives what waits for a peer other numbers: smaller ones, or the same, in the same order.
 	// An old number that nothing has is skipped.
 	Renumber(id uint64, changes []Renumbered) error

@@ -97,6 +97,15 @@ func drawWrite(r *rand.Rand, ids *uint64) agreeWrite {
 	case n < 76:
 		number := *ids - min(*ids, uint64(r.IntN(200)))
 		return func(tx storage.Tx) error { return tx.Peers().Acknowledged(peer, number) }
+	case n < 78:
+		number := *ids - min(*ids, uint64(r.IntN(200)))
+		return func(tx storage.Tx) error {
+			list, err := tx.Peers().Waiting(peer)
+			for _, u := range list {
+				err = errors.Join(err, tx.Peers().Lost(peer%3+1, []uint64{number}, []storage.Waiting{{Peer: peer, Number: u.Number}}))
+			}
+			return err
+		}
 	case n < 80:
 		return func(tx storage.Tx) error {
 			list, err := tx.Peers().Waiting(peer)

@@ -182,6 +182,45 @@ func (p peers) acknowledged(id, through uint64) error {
 	return nil
 }
 
+func (p peers) Lost(id uint64, numbers []uint64, others []storage.Waiting) error {
+	if err := p.lost(id, numbers, others); err != nil {
+		return fmt.Errorf("loss of peer %d: %w", id, err)
+	}
+	return nil
+}
+
+func (p peers) lost(id uint64, numbers []uint64, others []storage.Waiting) error {
+	if !p.writable {
+		return storage.ErrReadOnly
+	}
+	for _, number := range numbers {
+		k := key(id, number)
+		if value := p.get(inSpool, k); value != nil {
+			if err := p.drop(k, value); err != nil {
+				return err
+			}
+		}
+	}
+	for _, w := range others {
+		k := key(w.Peer, w.Number)
+		value := p.get(inSpool, k)
+		if value == nil {
+			continue
+		}
+		message, form, copies, counted, err := decodeSpooled(value)
+		if err != nil {
+			return damaged(inSpool, k, err)
+		}
+		if copies > 0 {
+			copies--
+		}
+		if err := p.replace(inSpool, k, value, encodeSpooled(message, form, copies, counted)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (p peers) Renumber(id uint64, changes []storage.Renumbered) error {
 	if err := p.renumber(id, changes); err != nil {
 		return fmt.Errorf("renumber for peer %d: %w", id, err)

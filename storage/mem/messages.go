@@ -274,6 +274,25 @@ func (p peers) Acknowledged(id, through uint64) error {
 	return nil
 }
 
+func (p peers) Lost(id uint64, numbers []uint64, others []storage.Waiting) error {
+	err := deleteRefs(p.txn, p.spool, id, func(r ref) bool { return slices.Contains(numbers, r.number) })
+	for _, w := range others {
+		list := slices.Clone(p.spool[w.Peer])
+		i, found := slices.BinarySearchFunc(list, w.Number, byNumber)
+		if err != nil || !found {
+			continue
+		}
+		if list[i].copies > 0 {
+			list[i].copies--
+		}
+		err = put(p.txn, p.spool, w.Peer, list)
+	}
+	if err != nil {
+		return fmt.Errorf("loss of peer %d: %w", id, err)
+	}
+	return nil
+}
+
 func (p peers) Renumber(id uint64, changes []storage.Renumbered) error {
 	list := slices.Clone(p.spool[id])
 	for _, change := range changes {

@@ -131,6 +131,40 @@ func testWaiting(t *testing.T, s storage.Store) {
 	equal(t, "waiting for another", unacknowledged(t, s, 2)[0].Stanza, plain.Stanza)
 }
 
+// testLost: what one of several peers will never get is a copy less for the others.
+func testLost(t *testing.T, s storage.Store) {
+	for _, id := range []uint64{1, 2, 3} {
+		do(t, s, func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: id}) })
+	}
+	for number := uint64(1); number <= 3; number++ {
+		m := waits(jid.JID{}, "shared", 0)
+		for _, id := range []uint64{1, 2, 3} {
+			m.Waiting = append(m.Waiting, storage.Waiting{Peer: id, Number: number + id, Form: storage.Form(id % 2), Copies: 3})
+		}
+		do(t, s, add(m))
+	}
+	lost := func(id uint64, numbers []uint64, others ...storage.Waiting) {
+		do(t, s, func(tx storage.Tx) error { return tx.Peers().Lost(id, numbers, others) })
+	}
+	state := func(id uint64) (list [][3]uint64) {
+		for _, u := range unacknowledged(t, s, id) {
+			list = append(list, [3]uint64{u.Number, uint64(u.Copies), uint64(u.Form)})
+		}
+		return list
+	}
+	lost(1, []uint64{3, 4, 9}, storage.Waiting{Peer: 2, Number: 4}, storage.Waiting{Peer: 3, Number: 5}, storage.Waiting{Peer: 2, Number: 5},
+		storage.Waiting{Peer: 3, Number: 9}, storage.Waiting{Peer: 4, Number: 4})
+	equal(t, "of the one that lost them", state(1), [][3]uint64{{2, 3, 1}})
+	equal(t, "of another", state(2), [][3]uint64{{3, 3, 0}, {4, 2, 0}, {5, 2, 0}})
+	equal(t, "of a third", state(3), [][3]uint64{{4, 3, 1}, {5, 2, 1}, {6, 3, 1}})
+	lost(0, nil, storage.Waiting{Peer: 2, Number: 4}, storage.Waiting{Peer: 2, Number: 4}, storage.Waiting{Peer: 2, Number: 4})
+	equal(t, "below nothing", state(2), [][3]uint64{{3, 3, 0}, {4, 0, 0}, {5, 2, 0}})
+	lost(2, []uint64{3, 4, 5})
+	lost(3, []uint64{4, 5, 6})
+	lost(1, []uint64{2})
+	equal(t, "in the end", len(state(1))+len(state(2))+len(state(3)), 0)
+}
+
 func testRenumber(t *testing.T, s storage.Store) {
 	do(t, s, func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: 1}) })
 	do(t, s, func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: 2}) })

@@ -71,6 +71,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Peers", testPeers},
 		{"PeersThatAreGone", testPeersGone},
 		{"WaitingForPeers", testWaiting},
+		{"LostCopies", testLost},
 		{"Renumber", testRenumber},
 		{"FailedAddLeavesNothing", testFailedAdd},
 		{"LastPresence", testLastPresence},

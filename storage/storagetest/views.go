@@ -29,6 +29,7 @@ func testViewIsReadOnly(t *testing.T, s storage.Store) {
 		"delete peer":     func(tx storage.Tx) error { return tx.Peers().Delete(1) },
 		"count":           func(tx storage.Tx) error { return tx.Peers().Count(storage.Counted{Peer: 1}) },
 		"acknowledge":     func(tx storage.Tx) error { return tx.Peers().Acknowledged(1, 1) },
+		"lose":            func(tx storage.Tx) error { return tx.Peers().Lost(1, []uint64{1}, nil) },
 		"renumber":        func(tx storage.Tx) error { return tx.Peers().Renumber(1, nil) },
 		"put settings":    func(tx storage.Tx) error { return tx.Settings().Put(juliet, "key", "<changed/>", 0) },
 		"put presence":    func(tx storage.Tx) error { return tx.LastPresence().Put(juliet, "", time.Now()) },

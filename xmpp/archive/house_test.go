@@ -170,7 +170,10 @@ func (c *client) Managed() bool             { return true }
 func (c *client) Parked() bool              { return false }
 func (c *client) Peer() uint64              { return 0 }
 func (c *client) Changed()                  {}
-func (c *client) Forget()                   {}
+
+func (c *client) Numbers(func(any) bool) []uint64 { return nil }
+
+func (c *client) Forget() {}
 
 var _ session.Keeper = (*client)(nil)
 

@@ -21,7 +21,7 @@ import (
 func TestChangesWhileStoreIsBusy(t *testing.T) {
 	faults := new(storagetest.Faults)
 	s := newRestorer(t, mem.Options{BeforeCommit: faults.BeforeCommit})
-	o := &outlet{server: s, peer: 7, grace: time.Minute, ledger: stream.Restore(1<<20, time.Now, 0, nil, 0)}
+	o := &outlet{server: s, peer: 7, id: key{7}, grace: time.Minute, ledger: stream.Restore(1<<20, time.Now, 0, nil, 0)}
 	err := s.Users.Restore(session.Remnant{Full: jid.MustParse("a@a.test/r"), Sink: o,
 		Found: func(_ *session.User, found *session.Session) { o.session = found }})
 	if err != nil {
@@ -71,7 +71,7 @@ func TestChangesWhileStoreIsBusy(t *testing.T) {
 func TestSessionIsKeptWithWhatWaitsForIt(t *testing.T) {
 	faults := new(storagetest.Faults)
 	s := newRestorer(t, mem.Options{BeforeCommit: faults.BeforeCommit})
-	o := &outlet{server: s, peer: 7, grace: time.Minute, ledger: stream.Restore(1<<20, time.Now, 0, nil, 0)}
+	o := &outlet{server: s, peer: 7, id: key{7}, grace: time.Minute, ledger: stream.Restore(1<<20, time.Now, 0, nil, 0)}
 	account := jid.MustParse("a@a.test")
 	err := s.Users.Restore(session.Remnant{Full: jid.MustParse("a@a.test/r"), Sink: o,
 		Found: func(_ *session.User, found *session.Session) { o.session = found }})

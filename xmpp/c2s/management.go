@@ -86,10 +86,10 @@ func (o *outlet) enabled(enable element.Element) element.Element {
 			o.grace = min(o.grace, time.Duration(wish)*time.Second)
 		}
 		o.server.parking.enter(o)
-		o.found()
 		w.Attr("id", secret).Attr("resume", "true").
 			Attr("max", strconv.Itoa(max(1, int(o.grace/time.Second))))
 	}
+	o.found()
 	return w.Element()
 }
 
@@ -174,7 +174,7 @@ func (c *client) takeOver(e element.Element, announce func(handled uint32)) (ref
 				refused = c.notFound(id)
 				return
 			}
-			c.displace(o)
+			c.displace(u, o)
 			if _, unhandled = o.ledger.Handled(); unhandled == nil && c.adopt(u, o, h, announce) != nil {
 				refused = failed(stanza.BadRequest("")) // more than it was sent
 			}
@@ -206,11 +206,12 @@ func (c *client) notFound(id key) element.Element {
 }
 
 // displace takes the session off a stream of which its client does not know whether it lives.
-func (c *client) displace(o *outlet) {
+func (c *client) displace(u *session.User, o *outlet) {
 	old := o.ledger.Carrier()
 	if old == nil || old == c.stream {
 		return
 	}
+	u.Arrived(o.ledger.Written())
 	o.ledger.Park()
 	o.server.parking.wait(o, time.Now())
 	old.Close(&stanza.StreamError{Condition: stanza.StreamConflict, Text: "the session was resumed"})
@@ -254,6 +255,7 @@ func (s *Server) over(st *stream.Stream, err error) {
 		switch {
 		case !c.current(u):
 		case c.outlet.id != key{} && spared:
+			u.Arrived(c.outlet.ledger.Written())
 			c.outlet.ledger.Park()
 			s.parking.wait(c.outlet, time.Now())
 			st.Log.Debug("session waits to be resumed")

@@ -21,7 +21,7 @@ type outlet struct {
 
 	asked bool          // for stream management
 	id    key           // of resumption; zero: it cannot be resumed
-	peer  uint64        // the same in the store
+	peer  uint64        // the session in the store, since its client acknowledges
 	old   bool          // from before a restart, and not resumed since
 	grace time.Duration // how long the session lives without a stream
 	gone  bool          // the store has been told to forget it
@@ -48,7 +48,7 @@ func (o *outlet) Send(e element.Element) { o.Track(e, nil, nil) }
 // Track implements session.Keeper.
 func (o *outlet) Track(e element.Element, note any, gate *stream.Gate) uint64 {
 	if gate != nil && o.stale.Swap(false) {
-		o.Changed() // what is about to wait for the session is kept only if that is
+		o.record() // what is about to wait for the session is kept only if that is
 	}
 	number, ok := o.ledger.Send(e, note, gate)
 	if !ok {
@@ -67,6 +67,9 @@ func (o *outlet) Managed() bool { return o.ledger.Counts() }
 
 // Parked implements session.Keeper.
 func (o *outlet) Parked() bool { return o.ledger.Carrier() == nil }
+
+// Numbers implements session.Keeper.
+func (o *outlet) Numbers(of func(note any) bool) []uint64 { return o.ledger.Numbers(of) }
 
 // Close ends the stream, if there is one, and all hope for another.
 func (o *outlet) Close(err *stanza.StreamError) {

@@ -9,11 +9,12 @@ import (
 
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/session"
+	"tombolo/xmpp/stream"
 )
 
 // A parking is where sessions that can be resumed are found, while they have a stream and for as long
 // as they may be without. Of those that have ended the count of handled stanzas is remembered for a
-// while (XEP-0198 section 5).
+// while (XEP-0198 section 5); some may be handled, or stored, after the end.
 type parking struct {
 	mu      sync.Mutex
 	outlets map[key]*outlet
@@ -23,9 +24,9 @@ type parking struct {
 }
 
 type endedSession struct {
-	id      key
-	handled uint32 // of the client's stanzas
-	at      time.Time
+	id     key
+	ledger *stream.Ledger
+	at     time.Time
 }
 
 // Bounds of what is remembered of sessions that have ended: of all, of those of one account, which is not to
@@ -53,16 +54,22 @@ func (p *parking) find(id key, account jid.JID) *outlet {
 	return nil
 }
 
-// handled is what is remembered of an account's session that has ended.
+// handled is how many stanzas are handled of those that an account's session got before it ended. It is not ok if
+// that is not remembered, or not known yet: what the client then takes for unhandled would come twice.
 func (p *parking) handled(id key, account jid.JID) (count uint32, ok bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	var ledger *stream.Ledger
 	for _, e := range p.ended[account] {
 		if e.id == id {
-			return e.handled, true
+			ledger = e.ledger
 		}
 	}
-	return 0, false
+	p.mu.Unlock()
+	if ledger == nil {
+		return 0, false
+	}
+	count, open := ledger.Handled()
+	return count, open == nil
 }
 
 // all are the outlets whose sessions can be resumed.
@@ -106,7 +113,6 @@ func (p *parking) wait(o *outlet, since time.Time) {
 
 // leave notes that the session of an outlet has ended.
 func (p *parking) leave(o *outlet) {
-	handled, _ := o.ledger.Handled()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.outlets[o.id] != o {
@@ -114,7 +120,7 @@ func (p *parking) leave(o *outlet) {
 	}
 	delete(p.outlets, o.id)
 	delete(p.acked, o)
-	p.remember(o.session.JID().Bare(), endedSession{o.id, handled, time.Now()})
+	p.remember(o.session.JID().Bare(), endedSession{o.id, o.ledger, time.Now()})
 }
 
 // remember notes a session of an account that has ended, in the place of an older one if there are too many.
@@ -182,6 +188,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer late.Stop()
 	release := time.NewTicker(releaseTime)
 	defer release.Stop()
+	s.endParked() // of those that a restart has found some cannot be resumed
 	for {
 		select {
 		case <-late.C:

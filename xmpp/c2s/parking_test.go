@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tombolo/xmpp/jid"
+	"tombolo/xmpp/stream"
 )
 
 // XEP-0198 section 5 lets a client know how much was handled of a session that has ended. What is remembered for
@@ -15,7 +16,7 @@ func TestEndedSessionsAreRemembered(t *testing.T) {
 	start := time.Now()
 	ended := func(account jid.JID, i int) key {
 		id := keyOf(fmt.Sprint(account, i))
-		p.remember(account, endedSession{id, uint32(i), start.Add(time.Duration(i) * time.Millisecond)})
+		p.remember(account, endedSession{id, stream.Restore(0, time.Now, 0, nil, uint32(i)), start.Add(time.Duration(i) * time.Millisecond)})
 		return id
 	}
 	juliet, mallory := jid.MustParse("juliet@a.test"), jid.MustParse("mallory@a.test")

@@ -1,6 +1,7 @@
 package c2s
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,11 +20,12 @@ import (
 // What makes a session outlive the server: a record of it, the count of what its client has sent and is
 // handled, and the messages that the client has not acknowledged. Of these the first is written before the
 // client is told of it and when it changes, the second before the client is told of it and the third before the
-// client gets them.
+// client gets them. A session that cannot be resumed has a record, too, that says no more than whose the messages
+// are: at the next start it ends, and they are sent on.
 
 // A sessionRecord is a session as it is kept.
 type sessionRecord struct {
-	Key        []byte // of the secret that the client resumes with
+	Key        []byte // of the secret that the client resumes with; zeros: it cannot
 	Full       jid.JID
 	Client     string        `json:",omitempty"`
 	Since      time.Time     // bound
@@ -36,7 +38,7 @@ type sessionRecord struct {
 	Directed   []jid.JID     `json:",omitempty"`
 }
 
-// found makes a session that is about to be announced one that is found again after a restart.
+// found makes a session whose client is about to acknowledge one that is found again after a restart.
 func (o *outlet) found() {
 	o.peer = rand.Uint64() | 1
 	o.persist()
@@ -46,11 +48,11 @@ func (o *outlet) found() {
 // disk, so that the client is promised nothing that a crash breaks, or when there is no space for it: what the client
 // is sent later waits for another try. It stays closed if the store has failed or was closed.
 func (o *outlet) recorded() *stream.Gate {
-	if o.peer == 0 {
-		return nil
+	o.record()
+	if o.id == (key{}) {
+		return nil // its client is promised nothing
 	}
 	gate := new(stream.Gate)
-	o.Changed()
 	o.server.Store.Submit(nil).Then(func(err error) {
 		if err == nil || errors.Is(err, storage.ErrNoSpace) {
 			gate.Open()
@@ -61,7 +63,9 @@ func (o *outlet) recorded() *stream.Gate {
 
 func (o *outlet) persist() {
 	peer := o.peer
-	o.ledger.Persist(peer, o.keepCount)
+	if o.id != (key{}) {
+		o.ledger.Persist(peer, o.keepCount)
+	}
 	o.ledger.Renumbering(func(changed []storage.Renumbered) {
 		o.submit("renumbered", func(tx storage.Tx) error { return tx.Peers().Renumber(peer, changed) })
 	})
@@ -80,17 +84,27 @@ func (o *outlet) counted() {
 	o.keepCount(handled, func(bool) {})
 }
 
-// Changed implements session.Keeper. A record may be large, and a client changes it with every presence that
-// it sends to somebody: so one write at most waits for the store, and takes what is newest when it runs.
+// Changed implements session.Keeper.
 func (o *outlet) Changed() {
+	if o.id != (key{}) {
+		o.record()
+	}
+}
+
+// record writes the session's record. That may be large, and a client changes it with every presence that
+// it sends to somebody: so one write at most waits for the store, and takes what is newest when it runs.
+func (o *outlet) record() {
 	s := o.session
 	if o.peer == 0 || s == nil || o.gone {
 		return
 	}
-	r := sessionRecord{Key: o.id[:], Full: s.JID(), Client: s.Client(), Since: s.Since(), Grace: o.grace, Acked: o.ledger.Acked(),
-		Presence: s.Presence().Element.String(), Ready: s.Ready(), Interested: s.Interested(), Enabled: s.AllEnabled()}
-	for entity := range *s.Directed() {
-		r.Directed = append(r.Directed, entity)
+	r := sessionRecord{Key: o.id[:], Full: s.JID(), Since: s.Since(), Acked: o.ledger.Acked()}
+	if o.id != (key{}) {
+		r.Client, r.Grace = s.Client(), o.grace
+		r.Presence, r.Ready, r.Interested, r.Enabled = s.Presence().Element.String(), s.Ready(), s.Interested(), s.AllEnabled()
+		for entity := range *s.Directed() {
+			r.Directed = append(r.Directed, entity)
+		}
 	}
 	state, err := json.Marshal(r)
 	if err != nil {
@@ -193,6 +207,9 @@ func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unac
 		return fmt.Errorf("the key has %d bytes", len(r.Key))
 	}
 	o := &outlet{server: s, peer: p.ID, id: key(r.Key), grace: min(r.Grace, s.Resume), asked: true, old: true}
+	if o.id == (key{}) {
+		binary.BigEndian.PutUint64(o.id[:], p.ID) // which is the hash of no secret; its grace is over
+	}
 	parcels := make([]stream.Parcel, 0, len(waiting))
 	for _, m := range waiting {
 		if parcel, err := s.parcel(r.Full, m, lost); err == nil {

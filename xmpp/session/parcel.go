@@ -21,12 +21,14 @@ type Keeper interface {
 	Managed() bool
 	// Parked says whether there is no client at the moment.
 	Parked() bool
-	// Peer is the peer as which the client's session is found after a restart, 0 if it is not.
+	// Peer is the peer for which what the client has not acknowledged waits after a restart, 0 for none.
 	Peer() uint64
 	// Changed is told when what must be found then has changed.
 	Changed()
+	// Numbers are those of what the client has not acknowledged whose notes are of a kind.
+	Numbers(of func(note any) bool) []uint64
 	// Settle, after Close, returns what was written and what was lost, each in order: of a client
-	// that acknowledges everything that it did not, of others what has a note.
+	// that acknowledges everything that it did not, of others what has a note and was not written.
 	Settle() (written, lost []stream.Parcel)
 	// Forget, after Settle, makes that the session is not found after a restart. What it lost is kept
 	// elsewhere by then.
@@ -53,6 +55,7 @@ func (u *User) Arrived(parcels []stream.Parcel) {
 func (u *User) settle(k Keeper) {
 	written, lost := k.Settle()
 	u.Arrived(written)
+	u.share(lost, k.Peer())
 	for _, p := range lost {
 		if n, ok := p.Note.(note); ok {
 			n.lost(u, p, k.Peer())
@@ -61,6 +64,34 @@ func (u *User) settle(k Keeper) {
 		}
 	}
 	k.Forget()
+}
+
+// share notes, before anything is sent on, what a peer has lost of that others may still get: after a restart
+// nothing else tells whether it got it.
+func (u *User) share(lost []stream.Parcel, peer uint64) {
+	shared := make(map[*copies]bool)
+	var numbers []uint64
+	for _, p := range lost {
+		if c, ok := p.Note.(*copies); ok && c.left > 1 && !c.done {
+			shared[c] = true
+			numbers = append(numbers, p.Number)
+		}
+	}
+	if len(shared) == 0 {
+		return
+	}
+	var others []storage.Waiting
+	for _, s := range u.sessions {
+		if !s.Resumable() {
+			continue
+		}
+		for _, number := range s.keeper.Numbers(func(n any) bool { c, ok := n.(*copies); return ok && shared[c] }) {
+			others = append(others, storage.Waiting{Peer: s.keeper.Peer(), Number: number})
+		}
+	}
+	if len(others) > 0 {
+		u.Submit(func(tx storage.Tx) error { return tx.Peers().Lost(peer, numbers, others) })
+	}
 }
 
 // again sends a message on that its recipient did not get, as if that one had never been there. IQs
@@ -98,6 +129,14 @@ func (s *Session) pass(st stanza.Stanza, e element.Element, form storage.Form, n
 		s.sink.Send(e)
 		return
 	}
+	if !s.keeper.Managed() { // then only what has a note comes back if it was not written
+		switch n.(type) {
+		case nil:
+			n = sole{}
+		case spare:
+			n = nil
+		}
+	}
 	entry := journal.Of(st)
 	entry.Wait(s.keeper.Peer(), s.keeper.Track(e, n, entry.Gate()), form, copies)
 }
@@ -107,6 +146,12 @@ type spare struct{}
 
 func (spare) arrived(*User)                     {}
 func (spare) lost(*User, stream.Parcel, uint64) {}
+
+// sole is the note on what nobody else has.
+type sole struct{}
+
+func (sole) arrived(*User)                              {}
+func (sole) lost(u *User, p stream.Parcel, peer uint64) { u.again(p, peer) }
 
 // Hand is Send of a message that is kept elsewhere: done is told once, under the user's lock, whether
 // it has arrived. If not it is not sent on; who kept it has it back.
@@ -157,10 +202,10 @@ type lostMessage struct {
 // Note is the note on what one session had not acknowledged. id is that of the message in the account's
 // archive, 0 if it is not there.
 func (l Lost) Note(m storage.Unacknowledged, id uint64, message element.Element) any {
-	if m.Copies < 2 || m.Form == storage.CarbonSent {
-		if m.Form != storage.Plain {
-			return spare{}
-		}
+	switch {
+	case m.Form == storage.CarbonSent:
+		return spare{}
+	case m.Form == storage.Plain && m.Copies < 2:
 		return nil
 	}
 	key := lostMessage{id: id}
@@ -184,48 +229,22 @@ func (u *User) Pass(st stanza.Stanza, to, copied []hook.Session, kept bool) {
 	if kept {
 		all++
 	}
-	var n any // on what a client acknowledges; what it does not counts as arrived
+	var n any
 	switch {
 	case kept:
 		n = spare{}
 	case all > 1:
-		n = shared(st.Element, to, copied)
+		n = &copies{left: all, message: st.Element}
 	}
 	for _, one := range to {
 		s := one.(*Session)
-		s.pass(st, st.Element, storage.Plain, s.unlessWritten(n), all)
+		s.pass(st, st.Element, storage.Plain, n, all)
 	}
 	for _, one := range copied {
 		s := one.(*Session)
-		s.pass(st, stanza.Carbon(st.Element, u.account, s.full, false), storage.CarbonReceived, s.unlessWritten(n), all)
+		s.pass(st, stanza.Carbon(st.Element, u.account, s.full, false), storage.CarbonReceived, n, all)
 	}
 }
 
-// shared is the note that all who acknowledge a message have in common.
-func shared(message element.Element, to, copied []hook.Session) any {
-	managed := 0
-	for _, list := range [...][]hook.Session{to, copied} {
-		for _, s := range list {
-			if s.(*Session).managed() {
-				managed++
-			}
-		}
-	}
-	if managed == 0 {
-		return nil
-	}
-	return &copies{left: managed, done: managed < len(to)+len(copied), message: message}
-}
-
-// unlessWritten is the note for a session that acknowledges, none for others.
-func (s *Session) unlessWritten(n any) any {
-	if n != nil && s.managed() {
-		return n
-	}
-	return nil
-}
-
-// Resumable says whether the session, with what is passed to it, outlives a restart.
+// Resumable says whether what is passed to the session outlives a restart, with the session if that can be resumed.
 func (s *Session) Resumable() bool { return s.keeper != nil && s.keeper.Peer() != 0 }
-
-func (s *Session) managed() bool { return s.keeper != nil && s.keeper.Managed() }

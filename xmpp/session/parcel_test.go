@@ -29,6 +29,7 @@ func (*gone) Track(element.Element, any, *stream.Gate) uint64 { return 0 }
 func (*gone) Managed() bool                                   { return true }
 func (*gone) Parked() bool                                    { return false }
 func (g *gone) Peer() uint64                                  { return g.peer }
+func (*gone) Numbers(func(any) bool) []uint64                 { return nil }
 func (*gone) Changed()                                        {}
 func (g *gone) Settle() (written, lost []stream.Parcel)       { return nil, g.lost }
 func (g *gone) Forget()                                       { g.forget() }

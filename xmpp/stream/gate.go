@@ -57,8 +57,11 @@ func (g *Gate) await(q *queue) bool {
 	return true
 }
 
-// A gated part of a queue, in bytes ever added.
+// A gated part of a queue.
 type gated struct {
-	gate       *Gate
-	start, end int64
+	gate *Gate
+	span
 }
+
+// A span is a part of a queue, in bytes ever added.
+type span struct{ start, end int64 }

@@ -223,3 +223,53 @@ func TestResumeTwice(t *testing.T) {
 		}
 	}
 }
+
+// Of what a peer that does not acknowledge does not read either, nothing is taken for written that may never be: not
+// what waits for a gate, nor in the queue, nor in the connection. And what is lost does not leave the queue later.
+func TestWrittenIsWhatTheKernelHas(t *testing.T) {
+	const count = 400
+	r := role(t)
+	r.Written = func(*stream.Stream) {}
+	r.Limits.Queue = 1 << 30
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	l := stream.NewLedger(p.stream, 1<<30, time.Now)
+	gates := make(map[int]*stream.Gate)
+	for i := range count {
+		if i > count/2 && i%3 == 0 {
+			gates[i] = new(stream.Gate)
+		}
+		l.Send(element.Start("message", ns.Client).Attr("id", strconv.Itoa(i)).Leaf("body", ns.Client, strings.Repeat("x", 64<<10)).Element(), i, gates[i])
+	}
+	early := l.Written()
+	written, rest := l.Settle()
+	lost := make(map[string]bool)
+	for _, parcel := range rest {
+		lost[fmt.Sprint(parcel.Note)] = true
+	}
+	if len(lost) < count/2 || len(early)+len(written)+len(lost) != count {
+		t.Fatalf("%d+%d written, %d lost", len(early), len(written), len(lost))
+	}
+	p.stream.Close(nil)
+	for _, gate := range gates {
+		gate.Open()
+	}
+	read := make(map[string]bool)
+	for _, m := range ids.FindAllStringSubmatch(p.readTo(t, "</stream:stream>"), -1) {
+		read[m[1]] = true
+	}
+	both := 0
+	for i := range count {
+		id := strconv.Itoa(i)
+		if !lost[id] && !read[id] {
+			t.Errorf("%d is neither lost nor written", i)
+		}
+		if lost[id] && read[id] {
+			both++
+		}
+	}
+	if both > 1 { // of what had been begun with
+		t.Errorf("%d are lost, and written all the same", both)
+	}
+}

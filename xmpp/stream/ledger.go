@@ -14,7 +14,7 @@ import (
 )
 
 // A Parcel is a stanza that was sent and is not known to have arrived. Number is its place among what
-// the peer was sent and counts, from 1. Note is what its sender wrote on it.
+// the peer was sent and counts, from 1; 0: it was sent before the peer counted. Note is what its sender wrote on it.
 type Parcel struct {
 	Element element.Element
 	Sent    time.Time
@@ -22,12 +22,13 @@ type Parcel struct {
 	Note    any
 	Gate    *Gate // nil: it could leave at once
 
-	end int64 // not counting: where it ends in what the stream has written
+	span // without a Number: where it is in what the stream writes
 }
 
 // A Ledger is one end of stream management (XEP-0198): what the peer was sent and has not
 // acknowledged, and how much of what it has sent is handled. It outlives its stream: between two it
-// collects. Before Start nothing counts, and a parcel with a note has arrived when it is written.
+// collects. Before Start nothing counts, and a parcel with a note has arrived when it is written; or when the peer
+// says anything of what counts, for that is behind it.
 //
 // Numbers are of 64 bits, so they do not wrap within reach; what the peer says of them is of 32.
 //
@@ -162,15 +163,15 @@ func (l *Ledger) Send(e element.Element, note any, gate *Gate) (number uint64, o
 
 // post is Send without stream management.
 func (l *Ledger) post(e element.Element, note any, gate *Gate) {
-	end, ok := l.stream.post(e, gate)
+	place, ok := l.stream.post(e, gate)
 	if note != nil {
 		if !ok {
-			end = 1<<63 - 1
+			place = span{1<<63 - 1, 1<<63 - 1}
 		}
-		l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Note: note, Gate: gate, end: end})
+		l.kept = append(l.kept, Parcel{Element: e, Sent: l.now(), Note: note, Gate: gate, span: place})
 		l.bytes += len(e.String())
 		if ok && len(l.kept) == 1 {
-			l.stream.queue.await(end)
+			l.stream.queue.await(place.end)
 		}
 	}
 }
@@ -179,21 +180,28 @@ func (l *Ledger) post(e element.Element, note any, gate *Gate) {
 func (l *Ledger) Written() (written []Parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.counting {
+	if l.stream == nil {
 		return nil
 	}
 	l.forgetFailed()
 	written = l.drop(l.written())
-	if len(l.kept) > 0 {
+	if l.uncounted() > 0 {
 		l.stream.queue.await(l.kept[0].end)
 	}
 	return written
 }
 
-// written is how many parcels the stream has handed over.
+// written is how many parcels the kernel has.
 func (l *Ledger) written() (n int) {
-	taken := l.stream.Written()
-	for n < len(l.kept) && l.kept[n].end <= taken {
+	passed := l.stream.queue.written()
+	for most := l.uncounted(); n < most && l.kept[n].end <= passed; n++ {
+	}
+	return n
+}
+
+// uncounted is how many parcels have no number: the oldest.
+func (l *Ledger) uncounted() (n int) {
+	for n < len(l.kept) && l.kept[n].Number == 0 {
 		n++
 	}
 	return n
@@ -255,14 +263,17 @@ func (l *Ledger) acknowledge(h uint32) ([]Parcel, error) {
 
 // forgetFailed takes out what never left because it could not be kept: the peer does not count it.
 func (l *Ledger) forgetFailed() {
-	failed := 0
+	some, failed := false, 0
 	var changed []storage.Renumbered
 	for i := range l.kept {
 		p := &l.kept[i]
 		if p.Gate.failed() {
-			failed++
+			some = true
+			if p.Number > 0 {
+				failed++
+			}
 			l.bytes -= len(p.Element.String())
-		} else if l.counting && failed > 0 {
+		} else if failed > 0 {
 			changed = append(changed, storage.Renumbered{Old: p.Number, New: p.Number - uint64(failed)})
 			p.Number -= uint64(failed)
 		}
@@ -270,11 +281,9 @@ func (l *Ledger) forgetFailed() {
 	if len(changed) > 0 && l.renumber != nil {
 		l.renumber(changed)
 	}
-	if failed > 0 {
+	if some {
 		l.kept = slices.DeleteFunc(l.kept, func(p Parcel) bool { return p.Gate.failed() })
-		if l.counting {
-			l.sent -= uint64(failed)
-		}
+		l.sent -= uint64(failed)
 	}
 }
 
@@ -290,6 +299,18 @@ func (l *Ledger) Waiting() (stanzas, bytes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.kept), l.bytes
+}
+
+// Numbers are those of what is not acknowledged whose notes are of a kind.
+func (l *Ledger) Numbers(of func(note any) bool) (list []uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.kept {
+		if of(p.Note) {
+			list = append(list, p.Number)
+		}
+	}
+	return list
 }
 
 // Park takes the ledger off its stream.
@@ -360,13 +381,18 @@ func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
 	}
 }
 
-// Settle ends the ledger: it takes out what was written after all, and what is lost.
+// Settle ends the ledger: it takes out what was written after all, and what is lost. Of that the stream writes no
+// more than it has begun with. What the peer has sent may still be handled; it is nothing that waits on disk.
 func (l *Ledger) Settle() (written, lost []Parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forgetFailed()
-	if !l.counting {
+	if l.stream != nil {
 		written = l.drop(l.written())
+		l.stream.queue.retract(l.kept[:l.uncounted()])
+	}
+	if l.counting {
+		l.stream, l.keep = nil, nil
 	}
 	lost, l.kept, l.bytes = l.kept, nil, 0
 	return written, lost

@@ -203,3 +203,68 @@ func TestRenumberedBehindAFailure(t *testing.T) {
 		t.Errorf("the next one has number %d", number)
 	}
 }
+
+// still is a stream that nobody writes.
+func still() *Stream {
+	s := &Stream{role: &Role{Flusher: NewFlusher(), Limits: Limits{Queue: 1 << 20}, Written: func(*Stream) {}}}
+	s.queue.init(s)
+	return s
+}
+
+func (q *queue) passThrough(end int64) { q.taken, q.passed, q.buf = end, end, q.buf[end-q.taken:] }
+
+func notes(parcels []Parcel) (list []any) {
+	for _, p := range parcels {
+		list = append(list, p.Note)
+	}
+	return list
+}
+
+// What was on its way when stream management was enabled does not count (section 3): it has arrived when it is
+// written, like anything that was sent before, and also when the peer acknowledges what is behind it.
+func TestStartWithParcels(t *testing.T) {
+	begin := func() (*Stream, *Ledger, *Gate) {
+		s, fails := still(), new(Gate)
+		l := NewLedger(s, 1<<20, time.Now)
+		for i, gate := range []*Gate{nil, fails, nil, nil} {
+			l.Send(message(i), i, gate)
+		}
+		l.Start(nil, func() {})
+		l.Send(message(4), 4, nil)
+		return s, l, fails
+	}
+	t.Run("written", func(t *testing.T) {
+		s, l, fails := begin()
+		s.queue.passThrough(l.kept[0].end)
+		if got := notes(l.Written()); !slices.Equal(got, []any{0}) {
+			t.Errorf("written: %v", got)
+		}
+		fails.Fail()
+		s.queue.passThrough(l.kept[1].end)
+		if got := notes(l.Written()); !slices.Equal(got, []any{2}) {
+			t.Errorf("written: %v", got)
+		}
+		if len(l.kept) != 2 || l.kept[1].Number != 1 || l.sent != 1 {
+			t.Errorf("what is sent then has the numbers %v, and %d were sent", l.kept, l.sent)
+		}
+		s.queue.passThrough(s.queue.added)
+		written, lost := l.Settle()
+		if !slices.Equal(notes(written), []any{3}) || !slices.Equal(notes(lost), []any{4}) {
+			t.Errorf("written: %v, lost: %v", notes(written), notes(lost))
+		}
+	})
+	t.Run("acknowledged", func(t *testing.T) {
+		_, l, _ := begin()
+		if got, err := l.Acknowledge(1); err != nil || !slices.Equal(notes(got), []any{0, 1, 2, 3, 4}) {
+			t.Errorf("arrived: %v, %v", notes(got), err)
+		}
+	})
+	t.Run("lost", func(t *testing.T) {
+		s, l, _ := begin()
+		s.queue.passThrough(l.kept[0].end)
+		written, lost := l.Settle()
+		if !slices.Equal(notes(written), []any{0}) || !slices.Equal(notes(lost), []any{1, 2, 3, 4}) {
+			t.Errorf("written: %v, lost: %v", notes(written), notes(lost))
+		}
+	})
+}

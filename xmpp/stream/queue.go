@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +26,9 @@ type queue struct {
 	closed  bool
 
 	added, taken int64 // bytes ever put in, and ever handed to the connection or taken out for good
+	passed       int64 // of those taken, what the kernel has
 	gates        []gated
-	awaited      int64 // when so many are handed over, the role is told; 0: nobody waits
+	awaited      int64 // when so many have passed, the role is told; 0: nobody waits
 
 	asking bool // a request for acknowledgement is on its way or unanswered
 	ask    bool // stanzas that count were added since
@@ -58,12 +60,12 @@ func (q *queue) init(s *Stream) {
 }
 
 // add appends an element, or text where there is none, that waits for a gate if that is not nil. It
-// returns where in all bytes ever added this ends, and whether it was still possible.
-func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (end int64, ok bool) {
+// returns where in all bytes ever added this is, and whether it was still possible.
+func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (place span, ok bool) {
 	q.mu.Lock()
 	if q.closed || q.ended {
 		q.mu.Unlock()
-		return 0, false
+		return span{}, false
 	}
 	q.ended = what == last
 	q.ask = q.ask || what == counted
@@ -77,11 +79,11 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (end 
 		q.buf = e.AppendTo(q.buf, ns.Client)
 	}
 	size := len(q.buf)
-	start := q.added
+	place.start = q.added
 	q.added += int64(size - before)
-	end = q.added
+	place.end = q.added
 	if gate != nil && gate.await(q) {
-		q.gates = append(q.gates, gated{gate, start, end})
+		q.gates = append(q.gates, gated{gate, place})
 	}
 	mark := !q.marked
 	q.marked = true
@@ -96,7 +98,7 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (end 
 			q.cut()
 		}
 	}
-	return end, true
+	return place, true
 }
 
 // hold keeps back what is added from now on until a gate is open, or has failed.
@@ -104,7 +106,7 @@ func (q *queue) hold(gate *Gate) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.closed && !q.ended && gate.await(q) {
-		q.gates = append(q.gates, gated{gate, q.added, q.added})
+		q.gates = append(q.gates, gated{gate, span{q.added, q.added}})
 	}
 }
 
@@ -148,13 +150,22 @@ func (q *queue) flush() {
 			q.taken += int64(len(out))
 		}
 		q.room.Broadcast()
-		if q.awaited > 0 && q.taken >= q.awaited {
-			q.awaited = 0
-			go q.s.role.Written(q.s) // who flushes may hold locks
-		}
 	}
 	q.marked = false
+	q.pass()
 	q.room.Broadcast()
+}
+
+// pass notes what the kernel has. What the connection keeps may never leave it.
+func (q *queue) pass() {
+	if q.passed == q.taken || q.writing || !q.s.conn.Idle() {
+		return
+	}
+	q.passed = q.taken
+	if q.awaited > 0 && q.passed >= q.awaited {
+		q.awaited = 0
+		go q.s.role.Written(q.s) // who flushes may hold locks
+	}
 }
 
 // passable is how many of the bytes that wait may leave now: all, or those up to a closed gate. What
@@ -194,11 +205,11 @@ func (q *queue) wake() {
 	}
 }
 
-// await makes the role be told when so many bytes have been handed to the connection.
+// await makes the role be told when so many bytes have passed.
 func (q *queue) await(end int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.taken >= end {
+	if q.passed >= end {
 		go q.s.role.Written(q.s)
 	} else if q.awaited == 0 || end < q.awaited {
 		q.awaited = end
@@ -241,11 +252,36 @@ func (q *queue) exclusively(fn func() error) error {
 	return err
 }
 
-// written is how much was ever handed to the connection.
+// written is how much the kernel ever got.
 func (q *queue) written() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.taken
+	return q.passed
+}
+
+// retract takes out what the connection does not have yet of what is lost here, and so sent on elsewhere. The
+// parcels are in order.
+func (q *queue) retract(lost []Parcel) {
+	never := new(Gate)
+	never.Fail()
+	q.mu.Lock()
+	handed := q.added - int64(len(q.buf))
+	i := 0
+	for _, p := range lost {
+		if q.closed || p.start < handed || p.end > q.added {
+			continue
+		}
+		for i < len(q.gates) && q.gates[i].end <= p.start {
+			i++
+		}
+		if i < len(q.gates) && q.gates[i].start == p.start {
+			q.gates[i].gate = never
+		} else {
+			q.gates = slices.Insert(q.gates, i, gated{never, p.span})
+		}
+	}
+	q.mu.Unlock()
+	q.wake()
 }
 
 func (q *queue) pending() int {

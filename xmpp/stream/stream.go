@@ -66,8 +66,7 @@ type Role struct {
 	// Quiet is called when nothing has arrived for Timing.Quiet; it probes the peer. Nil: the peer
 	// has nothing to say on this stream, and its silence means nothing.
 	Quiet func(s *Stream)
-	// Written is called when what a Ledger waits for has been handed to the connection, on a goroutine
-	// of its own. It is set where ledgers are used.
+	// Written is called when the kernel has what a Ledger waits for, on a goroutine of its own. It is set where ledgers are used.
 	Written func(s *Stream)
 	// Admit, if set, may hold up the reading of the next bytes (for the store, say).
 	Admit func(ctx context.Context) error
@@ -453,25 +452,16 @@ func (s *Stream) Ready() bool { return s.role.Ready(s) }
 // Send enqueues an element in the stream's content namespace. It never blocks; a peer whose queue
 // overflows is cut off. After Close it does nothing.
 func (s *Stream) Send(e element.Element) {
-	s.Post(e)
+	s.post(e, nil)
 }
 
-// Post is Send for who wants to know what became of the element: ok is false if the stream was
-// closed before, and otherwise the element has been handed to the connection, if not necessarily
-// received, once Written has reached end. Both count the bytes of the stream.
-func (s *Stream) Post(e element.Element) (end int64, ok bool) {
-	return s.post(e, nil)
-}
-
-func (s *Stream) post(e element.Element, gate *Gate) (end int64, ok bool) {
+// post is Send for who wants to know what became of the element: ok is false if the stream was closed before.
+func (s *Stream) post(e element.Element, gate *Gate) (place span, ok bool) {
 	if s.closed() {
-		return 0, false
+		return span{}, false
 	}
 	return s.queue.add(e, "", plain, gate)
 }
-
-// Written is how many bytes were handed to the connection. After Ended it does not change.
-func (s *Stream) Written() int64 { return s.queue.written() }
 
 // SendRaw enqueues what is not an element in the content namespace: white space, or an element
 // with a prefix declared on our header.

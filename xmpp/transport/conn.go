@@ -102,6 +102,9 @@ func (c *Conn) Write(p []byte) error {
 // in any case, at the price of the connection.
 func (c *Conn) Blocked() bool { return c.socket.blocked() }
 
+// Idle says that the kernel has taken all that was written.
+func (c *Conn) Idle() bool { return c.socket.isIdle() }
+
 // Handshake puts TLS on the connection, as server or as client. expected is the domain that the
 // stream header named, for clients that send no SNI. Blocking, bounded by ctx.
 func (c *Conn) Handshake(ctx context.Context, config *tls.Config, server bool, expected string) error {

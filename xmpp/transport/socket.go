@@ -224,6 +224,12 @@ func (s *socket) unread() bool {
 	return s.err == ErrUnread
 }
 
+func (s *socket) isIdle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.busy && s.err == nil
+}
+
 // finish waits until everything is sent and the peer has closed its side, at most as long as
 // patience, and closes. Closing with unread input would make the kernel send a reset, which
 // overtakes our last words.

@@ -682,6 +682,7 @@ func (m *managed) Managed() bool                           { return true }
 func (m *managed) Parked() bool                            { return false }
 func (m *managed) Peer() uint64                            { return 0 }
 func (m *managed) Changed()                                {}
+func (m *managed) Numbers(func(any) bool) []uint64         { return nil }
 func (m *managed) Settle() (written, lost []stream.Parcel) { return nil, m.parcels }
 func (m *managed) Forget()                                 {}
 

@@ -1,0 +1,354 @@
+package xmpp_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tombolo/storage"
+	"tombolo/storage/bolt"
+	"tombolo/storage/storagetest"
+	"tombolo/xmpp"
+	"tombolo/xmpp/c2s"
+	"tombolo/xmpp/jid"
+	"tombolo/xmpp/ns"
+)
+
+// A phoenix is a server over a file, in which it lives again after it has ended, in order or not.
+type phoenix struct {
+	*target
+	t      *testing.T
+	dir    string
+	lives  int
+	faults *storagetest.Faults
+	stop   context.CancelFunc
+}
+
+func newPhoenix(t *testing.T, settings string, accounts ...string) *phoenix {
+	t.Helper()
+	l := newLab(t)
+	h, err := l.prepare(t, "127.0.0.1", []string{"a.test"}, "auth.plain = true\nauth.iterations = 4096\n"+settings, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); err != nil { // only its configuration is of interest
+		t.Fatal(err)
+	}
+	p := &phoenix{t: t, dir: t.TempDir(), faults: new(storagetest.Faults), target: &target{h, l}}
+	p.open()
+	for _, name := range accounts {
+		if err := p.addAccount(name+"@a.test", "secret of "+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.rise()
+	t.Cleanup(p.end)
+	return p
+}
+
+func (p *phoenix) file() string { return filepath.Join(p.dir, fmt.Sprintf("life%d.db", p.lives)) }
+
+func (p *phoenix) open() {
+	p.t.Helper()
+	store, err := bolt.Open(p.file(), bolt.Options{BeforeCommit: p.faults.BeforeCommit})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.host = &host{domains: p.domains, config: p.config, store: store, stopped: make(chan error, 1)}
+}
+
+func (p *phoenix) rise() {
+	p.t.Helper()
+	var err error
+	log := slog.New(slog.NewTextHandler(&p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	p.Server, err = xmpp.New(p.config, xmpp.Options{Log: log, Version: "test", Store: p.store})
+	if err == nil {
+		err = p.Listen()
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	h := p.host
+	go func() { h.stopped <- h.Run(ctx) }()
+}
+
+func (p *phoenix) end() {
+	p.stop()
+	select {
+	case <-p.stopped:
+	case <-time.After(3 * patience):
+		p.t.Error("the server does not end")
+	}
+	if p.t.Failed() {
+		p.t.Logf("log:\n%s", p.log.String())
+	}
+}
+
+// restart is SIGTERM and a start.
+func (p *phoenix) restart() {
+	p.t.Helper()
+	p.end()
+	p.open()
+	p.rise()
+}
+
+// kill goes on with what is durable at this moment, and nothing else.
+func (p *phoenix) kill() {
+	p.t.Helper()
+	p.lives++
+	f, err := os.Create(p.file())
+	if err == nil {
+		_, err = p.store.Backup(f)
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.restart()
+}
+
+// managed is an available session with stream management, as attributes of <enable/> want it. It returns what
+// resumes it, if anything does.
+func (p *phoenix) managed(name, resource, attributes string) (w *wire, id string) {
+	p.t.Helper()
+	w = p.authenticated(p.t, name)
+	w.bind(resource)
+	w.sendf("<enable xmlns='%s' %s/>", ns.SM, attributes)
+	w.expect("<enabled ")
+	if _, after, ok := strings.Cut(w.expect("/>"), "id='"); ok {
+		id, _, _ = strings.Cut(after, "'")
+	}
+	w.show(resource)
+	return w, id
+}
+
+const resumable = "resume='true'"
+
+// unmanaged is an available session without stream management.
+func (p *phoenix) unmanaged(name, resource string) *wire {
+	p.t.Helper()
+	w := p.authenticated(p.t, name)
+	w.bind(resource)
+	w.show(resource)
+	return w
+}
+
+// show makes a session available. What waited for it comes behind its own presence.
+func (w *wire) show(resource string) {
+	w.t.Helper()
+	w.send("<presence/>")
+	w.expect(w.to + "/" + resource + "'/>")
+}
+
+// acknowledged waits until the server has said that so many stanzas are handled.
+func (w *wire) acknowledged(h int) {
+	w.t.Helper()
+	w.sendf("<r xmlns='%s'/>", ns.SM)
+	w.expect(fmt.Sprintf("<a xmlns='%s' h='%d'/>", ns.SM, h))
+}
+
+// lose cuts the connection.
+func (w *wire) lose() {
+	w.tcp.SetLinger(0)
+	w.tcp.Close()
+}
+
+// here says whether there is such a session.
+func (p *phoenix) here(full string) bool {
+	p.t.Helper()
+	got, err := p.Call(p.t.Context(), "session.list", []byte("{}"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, s := range got.([]c2s.SessionInfo) {
+		if s.JID.String() == full {
+			return true
+		}
+	}
+	return false
+}
+
+// kick ends a session.
+func (p *phoenix) kick(full string) {
+	p.t.Helper()
+	args, err := json.Marshal(c2s.KickRequest{JID: jid.MustParse(full)})
+	if err == nil {
+		_, err = p.Call(p.t.Context(), "session.kick", args)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// finds has a new client of an account get a message with this body, once.
+func (p *phoenix) finds(name, body string) {
+	p.t.Helper()
+	w := p.unmanaged(name, "finder")
+	w.expect("<body>" + body + "</body>")
+	if more := w.settled(); strings.Contains(more, body) {
+		p.t.Errorf("it comes twice: %q", more)
+	}
+}
+
+// TestMessageToSeveralAcrossARestart: a message that several devices were sent is sent on when all of them have lost
+// it, though the server was another one when the first did (XEP-0198 section 4).
+func TestMessageToSeveralAcrossARestart(t *testing.T) {
+	t.Parallel()
+	for _, archive := range []bool{true, false} {
+		for _, carbon := range []bool{true, false} {
+			for name, restart := range map[string]func(*phoenix){"none": func(*phoenix) {}, "in order": (*phoenix).restart, "kill": (*phoenix).kill} {
+				t.Run(fmt.Sprintf("archive=%t/carbon=%t/%s", archive, carbon, name), func(t *testing.T) {
+					t.Parallel()
+					p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", archive), "romeo", "juliet")
+					romeo, _ := p.managed("romeo", "x", resumable)
+					phone, _ := p.managed("juliet", "phone", resumable)
+					laptop, _ := p.managed("juliet", "laptop", resumable)
+					to := "juliet@a.test"
+					if carbon { // for the laptop
+						to += "/phone"
+						laptop.sendf("<iq type='set' id='c'><enable xmlns='%s'/></iq>", ns.Carbons)
+						laptop.expect("id='c'")
+					}
+					phone.lose()
+					laptop.lose()
+					romeo.sendf("<message to='%s' type='chat'><body>both</body></message>", to)
+					romeo.acknowledged(2)
+					p.kick("juliet@a.test/phone")
+					if err := p.store.Submit(nil).Wait(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					restart(p)
+					if !p.here("juliet@a.test/laptop") {
+						t.Fatal("the laptop is gone, too")
+					}
+					p.kick("juliet@a.test/laptop")
+					p.finds("juliet", "both")
+				})
+			}
+		}
+	}
+}
+
+// TestUnwrittenIsSentOn: who does not acknowledge has got what was written to the connection, and nothing else. What a
+// client that is gone was about to get waits for the next, also where another device shares it.
+func TestUnwrittenIsSentOn(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name           string
+		archive, phone bool
+		end            func(*phoenix, *wire)
+	}{
+		{"alone, cut", true, false, func(_ *phoenix, w *wire) { w.lose() }},
+		{"alone, ended", true, false, func(p *phoenix, _ *wire) { p.kick("juliet@a.test/old") }},
+		{"beside another, cut", true, true, func(_ *phoenix, w *wire) { w.lose() }},
+		{"beside another, ended", true, true, func(p *phoenix, _ *wire) { p.kick("juliet@a.test/old") }},
+		{"beside another, without archive", false, true, func(_ *phoenix, w *wire) { w.lose() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", test.archive), "romeo", "juliet")
+			romeo, _ := p.managed("romeo", "x", resumable)
+			if test.phone {
+				phone, _ := p.managed("juliet", "phone", resumable)
+				phone.lose()
+			}
+			old := p.unmanaged("juliet", "old")
+			stalled, release := p.faults.Stall()
+			defer release()
+			romeo.send("<message to='juliet@a.test' type='chat'><body>kept</body></message>")
+			<-stalled
+			test.end(p, old)
+			until(t, "it has ended", func() bool { return !p.here("juliet@a.test/old") })
+			release()
+			romeo.acknowledged(2)
+			if test.phone {
+				p.kick("juliet@a.test/phone")
+			}
+			if got := old.rest(); strings.Contains(got, "kept") {
+				t.Errorf("a client that has ended gets %q", got)
+			}
+			p.finds("juliet", "kept")
+		})
+	}
+}
+
+// TestKeptForWhoAcknowledges: what somebody was told has arrived is not with a recipient who has not acknowledged it, be
+// his session one that can be resumed or not: a crash loses neither (XEP-0198 section 4).
+func TestKeptForWhoAcknowledges(t *testing.T) {
+	t.Parallel()
+	for _, archive := range []bool{true, false} {
+		for _, attributes := range []string{"", "resume='true' max='1'"} {
+			t.Run(fmt.Sprintf("archive=%t/%s", archive, attributes), func(t *testing.T) {
+				t.Parallel()
+				p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", archive), "romeo", "juliet")
+				romeo, _ := p.managed("romeo", "x", resumable)
+				juliet, _ := p.managed("juliet", "x", attributes)
+				for _, body := range []string{"got", "lost"} {
+					romeo.sendf("<message to='juliet@a.test' type='chat'><body>%s</body></message>", body)
+					juliet.expect("<body>" + body + "</body>")
+				}
+				romeo.acknowledged(3)
+				juliet.sendf("<a xmlns='%s' h='2'/>", ns.SM) // her presence and the first
+				until(t, "that is noted", func() bool {
+					waiting := 0
+					err := p.store.View(func(tx storage.Tx) error {
+						peers, err := tx.Peers().All()
+						for _, peer := range peers {
+							list, damage := tx.Peers().Waiting(peer.ID)
+							waiting, err = waiting+len(list), errors.Join(err, damage)
+						}
+						return err
+					})
+					return err == nil && waiting == 1
+				})
+				p.kill()
+				until(t, "the session has ended", func() bool { return !p.here("juliet@a.test/x") })
+				p.finds("juliet", "lost")
+			})
+		}
+	}
+}
+
+// TestCountOfAnEndedSession: the count with which a server may refuse a resumption says what need not be sent again,
+// so it has what was handled after the session ended, and there is none before that is known (XEP-0198 section 5).
+func TestCountOfAnEndedSession(t *testing.T) {
+	t.Parallel()
+	p := newPhoenix(t, "", "romeo", "juliet")
+	juliet, _ := p.managed("juliet", "x", resumable)
+	romeo, id := p.managed("romeo", "x", resumable)
+	romeo.acknowledged(1)
+	stalled, release := p.faults.Stall()
+	defer release()
+	romeo.send("<message to='juliet@a.test' type='chat'><body>once</body></message>")
+	<-stalled
+	other := p.authenticated(t, "romeo")
+	other.bind("x") // in place of the first
+	again := p.authenticated(t, "romeo")
+	resume := fmt.Sprintf("<resume xmlns='%s' previd='%s' h='0'/>", ns.SM, id)
+	again.send(resume)
+	if got := again.expect("</failed>"); strings.Contains(got, "h='") {
+		t.Errorf("got %q before the message is stored", got)
+	}
+	release()
+	juliet.expect("<body>once</body>")
+	got := ""
+	until(t, "that is known", func() bool {
+		again.send(resume)
+		got = again.expect("</failed>")
+		return strings.Contains(got, "h='")
+	})
+	if !strings.Contains(got, "h='2'") {
+		t.Errorf("got %q after the message was delivered", got)
+	}
+}
