@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"tombolo/xmpp/jid"
@@ -27,55 +28,89 @@ const (
 // judge says whether the peer's certificate proves a domain, by the terms for that domain. The TLS
 // layer only asks for a certificate and checks that the peer has its key; everything else is decided
 // here, for both directions and after every handshake.
-func (t *terms) judge(state *tls.ConnectionState, domain string, roots *x509.CertPool, now time.Time) (proof, error) {
-	if state == nil {
+func (t *terms) judge(shown *credential, domain string, roots *x509.CertPool, now time.Time) (proof, error) {
+	if shown == nil {
 		return "", errors.New("there is no TLS")
 	}
-	if len(state.PeerCertificates) == 0 {
+	if len(shown.PeerCertificates) == 0 {
 		return "", errors.New("the peer showed no certificate")
 	}
-	leaf := state.PeerCertificates[0]
+	leaf := shown.PeerCertificates[0]
 	if len(t.pins) > 0 {
 		if slices.Contains(t.pins, sha256.Sum256(leaf.RawSubjectPublicKeyInfo)) {
 			return byPin, nil
 		}
 		return "", errors.New("the key is none of the pinned ones")
 	}
-	if err := proves(state.PeerCertificates, domain, roots, now); err != nil {
+	if err := shown.proves(domain, roots, now); err != nil {
 		return "", err
 	}
 	return byCertificate, nil
 }
 
-// proves checks a chain and the names in its leaf (RFC 6120 section 13.7.2, RFC 6125). Extended key
-// usages are not looked at: public CAs no longer issue certificates for clients, and servers
-// authenticate in both roles with the one they have.
-func proves(chain []*x509.Certificate, domain string, roots *x509.CertPool, now time.Time) error {
-	leaf, intermediates := chain[0], x509.NewCertPool()
-	for _, c := range chain[1:] {
-		intermediates.AddCert(c)
+// A credential is what a peer showed in its handshake. Whether that is valid is found out once and not for
+// each domain that the peer names: a chain can be made such that it takes a long time.
+type credential struct {
+	*tls.ConnectionState
+
+	mu      sync.Mutex
+	roots   *x509.CertPool // by which, and when, the chain was verified
+	checked time.Time
+	err     error
+	others  []otherName // in the leaf, as far as they count
+}
+
+// shown is what a peer showed, nil for no TLS.
+func shown(state *tls.ConnectionState) *credential {
+	if state == nil {
+		return nil
 	}
-	chains, err := withoutCriticalSAN(leaf).Verify(x509.VerifyOptions{
+	return &credential{ConnectionState: state}
+}
+
+// recheck is how long what was found out of a chain holds: its certificates expire.
+const recheck = time.Minute
+
+// verify checks the chain. Extended key usages are not looked at: public CAs no longer issue certificates
+// for clients, and servers authenticate in both roles with the one they have.
+func (c *credential) verify(roots *x509.CertPool, now time.Time) ([]otherName, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if age := now.Sub(c.checked); !c.checked.IsZero() && c.roots == roots && 0 <= age && age < recheck {
+		return c.others, c.err
+	}
+	c.roots, c.checked, c.others = roots, now, nil
+	leaf, intermediates := c.PeerCertificates[0], x509.NewCertPool()
+	for _, above := range c.PeerCertificates[1:] {
+		intermediates.AddCert(above)
+	}
+	var chains [][]*x509.Certificate
+	chains, c.err = withoutCriticalSAN(leaf).Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
-	if err != nil {
-		return fmt.Errorf("the certificate is not valid: %w", err)
-	}
-	ascii := jid.ASCIIDomain(domain)
-	if slices.ContainsFunc(leaf.DNSNames, func(name string) bool { return matches(name, ascii) }) {
-		return nil
-	}
 	// The standard library holds DNS names to the name constraints of the chain, but does not know
 	// the names below. So they count only in a chain that has no constraints.
 	if slices.ContainsFunc(chains, unconstrained) {
-		for _, name := range otherNames(leaf) {
-			if name.proves(domain, ascii) {
-				return nil
-			}
-		}
+		c.others = otherNames(leaf)
 	}
-	return fmt.Errorf("the certificate is for %s, not for %s", listNames(leaf), domain)
+	return c.others, c.err
+}
+
+// proves checks the chain and the names in its leaf (RFC 6120 section 13.7.2, RFC 6125).
+func (c *credential) proves(domain string, roots *x509.CertPool, now time.Time) error {
+	others, err := c.verify(roots, now)
+	if err != nil {
+		return fmt.Errorf("the certificate is not valid: %w", err)
+	}
+	leaf, ascii := c.PeerCertificates[0], jid.ASCIIDomain(domain)
+	if slices.ContainsFunc(leaf.DNSNames, func(name string) bool { return matches(name, ascii) }) {
+		return nil
+	}
+	if slices.ContainsFunc(others, func(name otherName) bool { return name.proves(domain, ascii) }) {
+		return nil
+	}
+	return fmt.Errorf("the certificate is for %s, not for %s", listNames(leaf, others), domain)
 }
 
 // matches compares a presented DNS name with a domain in A-labels (RFC 6125 section 6.4). A
@@ -112,7 +147,7 @@ func withoutCriticalSAN(leaf *x509.Certificate) *x509.Certificate {
 // An otherName is a subject alternative name of a kind that crypto/x509 does not know.
 type otherName struct {
 	kind  asn1.ObjectIdentifier
-	value string
+	value string // of an XMPP address in canonical form
 }
 
 func (n otherName) proves(domain, ascii string) bool {
@@ -120,8 +155,7 @@ func (n otherName) proves(domain, ascii string) bool {
 		service, name, _ := strings.Cut(n.value, ".")
 		return strings.EqualFold(service, "_xmpp-server") && matches(name, ascii)
 	}
-	named, err := parseDomain(n.value)
-	return err == nil && named == domain
+	return n.value == domain
 }
 
 // otherNames are the XMPP addresses and SRV names of a certificate; those that cannot be read are
@@ -165,18 +199,25 @@ func readOtherName(der []byte) (n otherName, ok bool) {
 		return n, false
 	}
 	n.value = string(value.Bytes)
-	return n, n.kind.Equal(idOnXMPPAddr) && value.Tag == asn1.TagUTF8String ||
-		n.kind.Equal(idOnDNSSRV) && value.Tag == asn1.TagIA5String
+	if n.kind.Equal(idOnXMPPAddr) {
+		n.value, err = parseDomain(n.value)
+		return n, err == nil && value.Tag == asn1.TagUTF8String
+	}
+	return n, n.kind.Equal(idOnDNSSRV) && value.Tag == asn1.TagIA5String
 }
 
 // listNames are the names in a certificate that could prove a domain, for people.
-func listNames(leaf *x509.Certificate) string {
+func listNames(leaf *x509.Certificate, others []otherName) string {
 	names := slices.Clone(leaf.DNSNames)
-	for _, n := range otherNames(leaf) {
+	for _, n := range others {
 		names = append(names, n.value)
 	}
-	if len(names) == 0 {
+	const few = 10 // for each domain that the peer asks about this is logged
+	switch more := len(names) - few; {
+	case len(names) == 0:
 		return "no domain"
+	case more > 0:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), more)
 	}
 	return strings.Join(names, ", ")
 }

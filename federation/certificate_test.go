@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -127,13 +128,57 @@ func TestNoCertificate(t *testing.T) {
 	if _, err := open.judge(nil, "b.test", nil, time.Now()); err == nil {
 		t.Error("no TLS proves a domain")
 	}
-	if _, err := open.judge(&tls.ConnectionState{}, "b.test", nil, time.Now()); err == nil {
+	if _, err := open.judge(shown(&tls.ConnectionState{}), "b.test", nil, time.Now()); err == nil {
 		t.Error("no certificate proves a domain")
 	}
 	pinned := &terms{pins: make([][32]byte, 1), certificate: true}
 	cert := newAuthority(t).issue(t, nil, "b.test")
-	state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert.Leaf}}
+	state := shown(&tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert.Leaf}})
 	if _, err := pinned.judge(state, "b.test", nil, time.Now()); err == nil {
 		t.Error("another key than the pinned one proves a domain")
+	}
+}
+
+// A chain can be made such that verifying it takes a good part of a second, and a peer may ask about a
+// thousand domains before it has proved one. So it is verified once; but not for as long as the stream
+// lives, for certificates expire, nor by trust anchors that were replaced.
+func TestChainIsVerifiedOnce(t *testing.T) {
+	ca := newAuthority(t)
+	cert := ca.issue(t, nil, "b.test")
+	c := shown(&tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert.Leaf}})
+	roots, now := x509.NewCertPool(), time.Now()
+	proved := func(roots *x509.CertPool, at time.Time) bool { return c.proves("b.test", roots, at) == nil }
+	if proved(roots, now) {
+		t.Error("proved by a CA that is not trusted")
+	}
+	roots.AddCert(ca.cert) // which makes a difference as soon as the chain is verified
+	if proved(roots, now) || proved(roots, now.Add(recheck-1)) {
+		t.Error("verified anew for each question")
+	}
+	if !proved(ca.pool(), now) {
+		t.Error("not verified by new trust anchors")
+	}
+	if !proved(roots, now) || !proved(roots, now.Add(recheck)) {
+		t.Error("not verified by the trust anchors that there are")
+	}
+	if expired := cert.Leaf.NotAfter.Add(recheck); proved(roots, expired) {
+		t.Error("proved by a certificate that has expired")
+	}
+	if c.proves("c.test", roots, now) == nil {
+		t.Error("proved another name")
+	}
+}
+
+// That a certificate is for others is said, in the log and to its peer, with a few of its names.
+func TestCertificateOfManyNames(t *testing.T) {
+	names := make([]string, 1000)
+	for i := range names {
+		names[i] = fmt.Sprintf("x%d.test", i)
+	}
+	ca := newAuthority(t)
+	c := shown(&tls.ConnectionState{PeerCertificates: []*x509.Certificate{ca.issue(t, nil, names...).Leaf}})
+	err := c.proves("b.test", ca.pool(), time.Now())
+	if err == nil || len(err.Error()) > 300 || !strings.Contains(err.Error(), "x0.test, x1.test") || !strings.Contains(err.Error(), "990 more") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -100,7 +100,9 @@ type Federation struct {
 	resolver *net.Resolver
 	trust    atomic.Pointer[trust]
 	in, out  *stream.Role
-	dials    chan struct{}
+	// dials are for our own streams, by the owner of the other domain; verifications for keys that others
+	// have us ask about, by the address from which they do.
+	dials, verifications *turns
 
 	work   context.Context // ends with Shutdown
 	cancel context.CancelFunc
@@ -122,12 +124,19 @@ type trust struct {
 	roots *x509.CertPool
 }
 
-// maxDials is how many connections may be in the making at once.
-const maxDials = 64
+// Bounds of what goes on at once: many domains that do not answer must not take all descriptors, nor keep
+// us from reaching others. Whoever owns a domain has as many below it as they like, so these count as one.
+// To have a key verified takes no more than to connect, so that is apart from the connections that we want
+// ourselves, and bounded by the address, of which an IPv6 /64 is one. Who waits does so within ConnectTime.
+const (
+	maxDials, ownerDials                = 64, 16
+	maxVerifications, siteVerifications = 256, 16
+)
 
 // New checks the policy and loads, or makes, the dialback secret.
 func New(c Config) (*Federation, error) {
-	f := &Federation{Config: c, dials: make(chan struct{}, maxDials), pairs: make(map[Pair]*pair),
+	f := &Federation{Config: c, dials: newTurns(maxDials, ownerDials),
+		verifications: newTurns(maxVerifications, siteVerifications), pairs: make(map[Pair]*pair),
 		outgoing: make(map[*outgoing]struct{}), incoming: make(map[*incoming]struct{}),
 		inbound: make(map[key]*inbound)}
 	f.idle.L = &f.mu
@@ -211,6 +220,8 @@ func (f *Federation) Serve(ctx context.Context, c transport.Socket, direct bool)
 		return
 	}
 	in := &incoming{f: f, s: s, pass: pass, pairs: make(map[Pair]*authorisation)}
+	in.life, in.end = context.WithCancel(f.work)
+	defer in.end()
 	s.Data = in
 	if !enter(f, f.incoming, in) {
 		c.Close()
@@ -288,8 +299,9 @@ func (f *Federation) Run(ctx context.Context) error {
 }
 
 // Shutdown returns what waits for a stream to its senders, unless it is kept, closes all streams, after
-// what is in their queues, and waits for their ends or for ctx. Nothing is accepted any more.
-func (f *Federation) Shutdown(ctx context.Context) error {
+// what is in their queues, and waits for their ends; those that are left when ctx ends are aborted. Nothing
+// is accepted any more.
+func (f *Federation) Shutdown(ctx context.Context) {
 	f.mu.Lock()
 	f.closing = true
 	pairs := make([]*pair, 0, len(f.pairs))
@@ -297,8 +309,8 @@ func (f *Federation) Shutdown(ctx context.Context) error {
 		pairs = append(pairs, p)
 	}
 	for in := range f.incoming {
-		if in.managed.Load().kind() == "resumable" {
-			in.s.Drop() // it will be resumed
+		if in.managed.Load().kind() == "resumable" || !in.open.Load() {
+			in.s.Drop() // it will be resumed, or is nobody yet
 		}
 		in.s.Close(&stanza.StreamError{Condition: stanza.StreamSystemShutdown})
 	}
@@ -312,25 +324,27 @@ func (f *Federation) Shutdown(ctx context.Context) error {
 		o.s.Close(nil)
 	}
 	f.mu.Unlock()
-	return f.wait(ctx)
-}
 
-func (f *Federation) wait(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.idle.Broadcast()
-	})
+	stop := context.AfterFunc(ctx, f.abort)
 	defer stop()
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	for f.tasks > 0 && ctx.Err() == nil {
+	for f.tasks > 0 {
 		f.idle.Wait()
 	}
-	if f.tasks > 0 {
-		return fmt.Errorf("federation: %d streams did not end: %w", f.tasks, ctx.Err())
+	f.mu.Unlock()
+	f.keepCounts()
+}
+
+// abort ends all streams without waiting for their peers.
+func (f *Federation) abort() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for in := range f.incoming {
+		in.s.Abort()
 	}
-	return nil
+	for o := range f.outgoing {
+		o.s.Abort()
+	}
 }
 
 // enter notes a stream, unless the server is closing.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,8 @@ type incoming struct {
 	f    *Federation
 	s    *stream.Stream
 	pass *transport.Pass
+	life context.Context // of what is done for this stream; ends with it
+	end  context.CancelFunc
 
 	open    atomic.Bool             // a pair is authorised: stanzas may flow
 	managed atomic.Pointer[inbound] // the session of stream management; nil: none
@@ -159,7 +162,9 @@ func (in *incoming) judge() {
 	defer in.mu.Unlock()
 	trust := in.f.trust.Load()
 	t, _ := trust.of(in.s.Peer)
-	in.security.tls = in.s.Conn().TLS()
+	if in.security.tls == nil {
+		in.security.tls = shown(in.s.Conn().TLS())
+	}
 	in.security.proof, in.security.why = t.judge(in.security.tls, in.s.Peer, trust.roots, in.f.Now())
 }
 
@@ -238,10 +243,23 @@ func (in *incoming) request(d dialback) {
 	case by != "" && in.authorise(p, by):
 		in.s.SendRaw(d.answer("valid", nil).String())
 	case in.reserve(p):
-		in.f.verify(p, in.s.ID, d.key, func(err error) { in.conclude(p, d, err) })
+		in.f.verify(in.life, in.party(), p, in.s.ID, d.key, func(err error) { in.conclude(p, d, err) })
 	default:
 		in.s.SendRaw(d.answer("error", stanza.ResourceConstraint("too many domains on this stream")).String())
 	}
+}
+
+// party is whose turns it takes to verify what is asked here: those of the peer's address, or of this
+// stream alone where addresses have no limits.
+func (in *incoming) party() string {
+	var exempt []netip.Prefix
+	if in.f.Gate != nil {
+		exempt = in.f.Gate.Exempt
+	}
+	if site, limited := transport.Site(in.s.Conn().RemoteAddr(), exempt); limited {
+		return site.String()
+	}
+	return in.s.ID
 }
 
 // consider says whether a pair can be authorised at once, and by what, or never; or, with neither,
@@ -258,7 +276,7 @@ func (in *incoming) consider(p Pair) (by string, refused *stanza.Error) {
 		return "", stanza.PolicyViolation("TLS is required")
 	}
 	// A certificate says more than a key does, whoever asks with which protocol.
-	_, why := t.judge(in.s.Conn().TLS(), p.Remote, trust.roots, in.f.Now())
+	_, why := t.judge(in.security.tls, p.Remote, trust.roots, in.f.Now())
 	switch {
 	case why == nil:
 		return "certificate", nil
@@ -290,8 +308,14 @@ func (in *incoming) conclude(p Pair, d dialback, err error) {
 	if a := in.pairs[p]; err != nil && a != nil && a.by == "" {
 		delete(in.pairs, p)
 	}
-	others := len(in.pairs) > 0
+	others := false // that are valid
+	for _, a := range in.pairs {
+		others = others || a.by != ""
+	}
 	in.mu.Unlock()
+	if in.life.Err() != nil {
+		return // nobody is there to be told, and nothing was found out
+	}
 	if err == nil && in.authorise(p, "dialback") {
 		in.s.SendRaw(d.answer("valid", nil).String())
 		return
@@ -313,13 +337,16 @@ func (in *incoming) conclude(p Pair, d dialback, err error) {
 	}
 }
 
-// authorise lets a peer send stanzas for a pair on this stream, unless the policy has changed since
-// its proof was begun.
+// authorise lets a peer send stanzas for a pair on this stream, unless that has too many already, or the
+// policy has changed since the pair's proof was begun.
 func (in *incoming) authorise(p Pair, by string) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if t, allowed := in.f.trust.Load().of(p.Remote); !allowed || t.certificate && by == "dialback" {
 		delete(in.pairs, p)
+		return false
+	}
+	if in.pairs[p] == nil && len(in.pairs) >= maxPairs { // proved without a key that was verified
 		return false
 	}
 	in.pairs[p] = &authorisation{by: by, since: in.f.Now()}

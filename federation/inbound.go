@@ -194,9 +194,10 @@ func (b *inbound) ask(s *stream.Stream) {
 	}
 }
 
-// ended parks the session of a stream that is over, unless the peer or we meant it to end. A server
-// that goes down means to come back.
+// ended ends what is done for a stream that is over, and parks its session, unless the peer or we meant it
+// to end. A server that goes down means to come back.
 func (in *incoming) ended() {
+	in.end()
 	b := in.managed.Load()
 	if b == nil {
 		return

@@ -325,9 +325,7 @@ func (l *lab) serve(domain string, o options) *server {
 		listener.Close()
 		deadline, stop := context.WithTimeout(context.Background(), patience)
 		defer stop()
-		if err := s.Shutdown(deadline); err != nil {
-			t.Error(err)
-		}
+		s.Shutdown(deadline)
 		cancel()
 		running.Wait()
 	})

@@ -107,7 +107,7 @@ func (p *pair) info() StreamInfo {
 }
 
 // describeTLS is the version and the cipher suite, "" for no TLS.
-func describeTLS(state *tls.ConnectionState) string {
+func describeTLS(state *credential) string {
 	if state == nil {
 		return ""
 	}

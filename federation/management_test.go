@@ -275,6 +275,29 @@ func TestFailedResumption(t *testing.T) {
 	}
 }
 
+// What is sent when the stream is closed already, and its peer has not closed it yet, was on no stream: it goes on the next
+// one as if it were new, requests too.
+func TestSentToAClosedStream(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{config: func(c *Config) { c.Idle = 50 * time.Millisecond }})
+	b, cert := l.listen("b.test"), l.ca.issue(t, nil, "b.test")
+	a.Send(message("a.test", "b.test", "body0"))
+	p := l.receiveManaged(b, cert)
+	p.expectEnable("<enabled xmlns='urn:xmpp:sm:3'/>")
+	p.expect("body0")
+	p.send("<a xmlns='urn:xmpp:sm:3' h='1'/>")
+	p.expect("</stream:stream>") // it is idle
+	a.Send(iq("get", "question"))
+	a.Send(message("a.test", "b.test", "late"))
+	p.send("</stream:stream>")
+	p = l.receiveManaged(b, cert)
+	p.expectEnable("<enabled xmlns='urn:xmpp:sm:3'/>")
+	if got := p.expect("late"); !strings.Contains(got, "question") || strings.Contains(got, "<delay") {
+		t.Errorf("sent: %s", got)
+	}
+	a.quiet(t)
+}
+
 // A peer that says it has got more than it was sent, or less than it had: nothing goes on with it.
 func TestOutgoingNonsense(t *testing.T) {
 	for name, c := range map[string]struct{ play, want string }{

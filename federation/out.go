@@ -62,7 +62,7 @@ type purpose struct {
 
 // security is what is known of a connection and the domain at its other end.
 type security struct {
-	tls   *tls.ConnectionState
+	tls   *credential
 	proof proof
 	why   error // there is no better proof
 }
@@ -98,7 +98,7 @@ func (f *Federation) reach(ctx context.Context, p Pair, why *purpose) error {
 // run connects to the target and lives the stream. It returns nil if it was ready and ended in
 // order.
 func (o *outgoing) run(ctx context.Context) error {
-	conn, err := o.f.dial(ctx, o.target)
+	conn, err := o.dial(ctx)
 	o.tell("connect", o.target.String(), err)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", o.target, err)
@@ -132,6 +132,18 @@ func (o *outgoing) run(ctx context.Context) error {
 		o.tell("stream", "", err)
 	}
 	return err
+}
+
+// dial connects to the target. A stream that only asks is part of what has had its turn already.
+func (o *outgoing) dial(ctx context.Context) (net.Conn, error) {
+	if o.authenticate {
+		done, err := o.f.dials.take(ctx, registered(o.Remote))
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
+	return o.f.dial(ctx, o.target)
 }
 
 // outcome says why the stream ended, by who knows best: we if we gave up, the peer if it said so, or
@@ -277,9 +289,9 @@ func (o *outgoing) judge() (proof, error) {
 	defer o.mu.Unlock()
 	trust := o.f.trust.Load()
 	t, _ := trust.of(o.Remote)
-	state := o.s.Conn().TLS()
-	found, why := t.judge(state, o.Remote, trust.roots, o.f.Now())
-	o.security = security{state, found, why}
+	peer := shown(o.s.Conn().TLS())
+	found, why := t.judge(peer, o.Remote, trust.roots, o.f.Now())
+	o.security = security{peer, found, why}
 	if found == "" && !t.certificate {
 		o.security.proof = byDialback // DNS led us here, which is all that dialback ever shows
 	}
@@ -315,6 +327,8 @@ func (o *outgoing) prove() error {
 		o.proved("")
 	case o.s.State()&stream.Authenticated != 0:
 		o.proved("EXTERNAL")
+	case o.s.ID == "": // RFC 6120 section 4.7.3 wants one, and the key must be good for this stream only
+		o.giveUp(&refusal{stanza.RemoteServerTimeout(o.Remote + " could not be told who asks"), errors.New("its header has no id")})
 	default:
 		o.requested = true
 		o.s.SendRaw(dialback{name: "result", from: o.Local, to: o.Remote,
@@ -465,6 +479,10 @@ func publicReason(err error) *stanza.Error {
 	case errors.As(err, &verdict) && verdict.err.Condition == "item-not-found",
 		errors.As(err, &peer) && (peer.Condition == stanza.StreamHostUnknown || peer.Condition == stanza.StreamHostGone):
 		return stanza.RemoteServerNotFound("the other server does not serve this domain")
+	case errors.As(err, &peer) && peer.Condition == stanza.StreamPolicyViolation:
+		e := stanza.RemoteServerTimeout("the other server refuses to talk to this one")
+		e.Type = stanza.Cancel // section 8.3.3.17: what violates a policy is of a more permanent nature
+		return e
 	case errors.As(err, &dnsError) && dnsError.IsNotFound, errors.Is(err, errNotOffered):
 		return stanza.RemoteServerNotFound("DNS knows no server for this domain")
 	case errors.Is(err, errClosing):

@@ -18,6 +18,13 @@ func (p *peer) receiveKey(cert tls.Certificate) {
 	p.expect("</db:result>")
 }
 
+// believe takes the key for good, so that stanzas may come.
+func (p *peer) believe(cert tls.Certificate) {
+	p.t.Helper()
+	p.receiveKey(cert)
+	p.send("<db:result from='b.test' to='a.test' type='valid'/>")
+}
+
 // A stream never goes on in clear because somebody took STARTTLS out, and what came in clear behind
 // <proceed/> is not taken for what came under TLS (RFC 6120 sections 5.3.1 and 13.9.2).
 func TestTLSIsNotNegotiable(t *testing.T) {
@@ -135,6 +142,20 @@ func TestBounces(t *testing.T) {
 	}
 }
 
+// A key is made of the id that the peer gave the stream; without one it would be good for every stream.
+func TestNoKeyWithoutID_RFC6120_4_7_3(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{})
+	b := l.listen("b.test")
+	a.Send(message("a.test", "b.test", "secret"))
+	p := b.accept()
+	p.receive("", l.ca.issue(t, nil, "b.test"), dialbackFeature)
+	if got := p.rest(); strings.Contains(got, "db:result") || strings.Contains(got, "secret") {
+		t.Errorf("got %s, want no key", got)
+	}
+	a.wantBounce(t, "remote-server-timeout")
+}
+
 // A peer that offers EXTERNAL and then refuses it is proved to by dialback, on the same stream or,
 // when it closes that, on a new one.
 func TestExternalRefused_RFC6120_6_4_5(t *testing.T) {
@@ -172,8 +193,7 @@ func TestUnwrittenIsSentAgain(t *testing.T) {
 	cert := newAuthority(t).issue(t, nil, "b.test")
 	a.Send(message("a.test", "b.test", "first"))
 	p := b.accept()
-	p.receiveKey(cert)
-	p.send("<db:result from='b.test' to='a.test' type='valid'/>")
+	p.believe(cert)
 	p.expect("first</body></message>")
 	a.stream(t, "out", "b.test")
 
@@ -183,8 +203,7 @@ func TestUnwrittenIsSentAgain(t *testing.T) {
 	p.reset()
 	q := b.accept()
 	a.Flusher.End()
-	q.receiveKey(cert)
-	q.send("<db:result from='b.test' to='a.test' type='valid'/>")
+	q.believe(cert)
 	got := q.expect("third</body></message>")
 	if strings.Contains(got, "first") || strings.Count(got, "<body>second") != 1 {
 		t.Errorf("the second stream got %s", got)
@@ -213,8 +232,7 @@ func TestFailuresAfterAStream(t *testing.T) {
 			cert := newAuthority(t).issue(t, nil, "b.test")
 			a.Send(message("a.test", "b.test", "first"))
 			p := b.accept()
-			p.receiveKey(cert)
-			p.send("<db:result from='b.test' to='a.test' type='valid'/>")
+			p.believe(cert)
 			p.expect("first</body></message>")
 			a.stream(t, "out", "b.test")
 			p.reset()
@@ -231,8 +249,7 @@ func TestFailuresAfterAStream(t *testing.T) {
 			a.Send(message("a.test", "b.test", "third"))
 			c.attempt(b.accept())
 			q := b.accept()
-			q.receiveKey(cert)
-			q.send("<db:result from='b.test' to='a.test' type='valid'/>")
+			q.believe(cert)
 			if got := q.expect("third</body></message>"); strings.Count(got, "<body>second") != 1 {
 				t.Errorf("the next stream got %s", got)
 			}
@@ -252,8 +269,7 @@ func TestPing(t *testing.T) {
 	cert := l.ca.issue(t, nil, "b.test")
 	a.Send(message("a.test", "b.test", "hello"))
 	p := b.accept()
-	p.receiveKey(cert)
-	p.send("<db:result from='b.test' to='a.test' type='valid'/>")
+	p.believe(cert)
 	p.expect("hello")
 	for range 3 {
 		p.expect("<ping xmlns='urn:xmpp:ping'/></iq>") // unanswered, and the stream lives

@@ -30,7 +30,7 @@ type outbound struct {
 	known   atomic.Bool // the store has it
 	move    *move       // of what waited in an earlier one; nil: the store has done it
 	last    uint64      // the number of the last stanza
-	posted  uint64      // of the last one that was on a stream which is lost
+	posted  uint64      // of the last one that was on a stream whose peer acknowledges
 	through uint64      // of the last one that has arrived
 	stored  uint64      // of the last one that the store knows to have arrived
 
@@ -192,8 +192,12 @@ func (b *outbound) post(l letter, gate *stream.Gate, now time.Time) uint64 {
 		b.heard = now
 	}
 	l.number = b.last + 1
+	open := b.ledger.Open()
 	if b.last, _ = b.ledger.Send(l.Element, l, gate); b.last == 0 {
 		b.last = l.number
+	}
+	if b.acks && open {
+		b.posted = b.last
 	}
 	return b.last
 }
@@ -245,6 +249,7 @@ func (b *outbound) resume(s *stream.Stream, h uint32, now time.Time) error {
 	if len(changed) > 0 {
 		b.last = changed[len(changed)-1].New
 	}
+	b.posted = b.last
 	b.ledger.Resume(s, b.renumbered(changed), func(uint32) {})
 	b.heard, b.asked = now, time.Time{}
 	return nil

@@ -271,7 +271,6 @@ func (p *pair) leave(now time.Time) (progress bool) {
 	b := p.sent
 	if b.acks {
 		b.ledger.Park()
-		b.posted = b.last
 	} else {
 		b.arrived(b.ledger.Written())
 	}

@@ -200,6 +200,19 @@ func TestReloadEndsWhatIsNoLongerAllowed(t *testing.T) {
 	a.wantBounce(t, "not-allowed")
 }
 
+// A sender whom the other server's policy keeps out is not told to try again (RFC 6120 section
+// 8.3.3.17: the type is wait unless the error is of a more permanent nature).
+func TestPolicyOfThePeer(t *testing.T) {
+	l := newLab(t)
+	a := l.serve("a.test", options{})
+	l.serve("b.test", options{config: func(c *Config) { c.Policy.Deny = []string{"a.test"} }})
+	a.Send(message("a.test", "b.test", "hello"))
+	st := a.wantBounce(t, "remote-server-timeout")
+	if e := stanza.ParseError(st.Element.Child("error", ns.Client)); e.Type != stanza.Cancel || e.Text != "the other server refuses to talk to this one" {
+		t.Errorf("%s", st.Element)
+	}
+}
+
 func (f *Federation) incomingNow() []*incoming {
 	f.mu.Lock()
 	defer f.mu.Unlock()

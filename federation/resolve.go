@@ -117,12 +117,6 @@ func order(records []record, random func(int) int) {
 
 // dial connects to a target. A host with several addresses is tried as RFC 8305 says.
 func (f *Federation) dial(ctx context.Context, t target) (net.Conn, error) {
-	select { // many domains that do not answer must not take all descriptors
-	case f.dials <- struct{}{}:
-		defer func() { <-f.dials }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	ctx, cancel := context.WithTimeout(ctx, f.DialTime)
 	defer cancel()
 	return f.Dial(ctx, "tcp", net.JoinHostPort(t.host, t.port))

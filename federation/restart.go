@@ -228,11 +228,24 @@ func (b *inbound) keep(f *Federation) {
 }
 
 func (b *inbound) persist(f *Federation) {
-	b.ledger.Persist(b.peer, func(count uint32, done func(bool)) {
-		counted := storage.Counted{Peer: b.peer, Count: count}
-		f.Store.Submit(func(tx storage.Tx) error { return tx.Peers().Count(counted) }).
-			Then(func(err error) { done(err == nil) })
-	})
+	b.ledger.Persist(b.peer, func(count uint32, done func(bool)) { f.keepCount(b.peer, count, done) })
+}
+
+func (f *Federation) keepCount(peer uint64, count uint32, done func(bool)) {
+	counted := storage.Counted{Peer: peer, Count: count}
+	f.Store.Submit(func(tx storage.Tx) error { return tx.Peers().Count(counted) }).
+		Then(func(err error) { done(err == nil) })
+}
+
+// keepCounts brings the counts of what is handled to disk though no peer has asked for them: what is not in them the
+// peers send again after a restart.
+func (f *Federation) keepCounts() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, b := range f.inbound {
+		handled, _ := b.ledger.Handled()
+		f.keepCount(b.peer, handled, func(bool) {})
+	}
 }
 
 // erase removes an inbound from the store.

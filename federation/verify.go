@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"tombolo/xmpp/stanza"
 )
 
 // A question is what makes an answer to <db:verify/> ours (XEP-0220 section 2.1.2).
@@ -14,14 +16,21 @@ type question struct {
 	id string
 }
 
-// verify asks the authoritative server of p.Remote whether it made the key for our stream id. It
-// returns at once; done is called exactly once, from another goroutine, with nil if it did.
-func (f *Federation) verify(p Pair, id, key string, done func(error)) {
+// verify asks the authoritative server of p.Remote whether it made the key for our stream id, in a turn
+// of whoever wants to know, as long as life lasts. It returns at once; done is called exactly once, from
+// another goroutine, with nil if it did.
+func (f *Federation) verify(life context.Context, party string, p Pair, id, key string, done func(error)) {
 	q, once := question{p, id}, sync.Once{}
 	conclude := func(err error) { once.Do(func() { done(err) }) }
 	ask := func() {
-		ctx, cancel := context.WithTimeout(f.work, f.ConnectTime)
+		ctx, cancel := context.WithTimeout(life, f.ConnectTime)
 		defer cancel()
+		leave, err := f.verifications.take(ctx, party)
+		if err != nil {
+			conclude(&refusal{stanza.ResourceConstraint("too many keys are being verified"), err})
+			return
+		}
+		defer leave()
 		if o := f.proven(p); o != nil {
 			if err := o.ask(ctx, q, key); !errors.Is(err, errLost) {
 				conclude(err)
@@ -29,7 +38,7 @@ func (f *Federation) verify(p Pair, id, key string, done func(error)) {
 			}
 		}
 		var asking sync.WaitGroup
-		err := f.reach(ctx, p, &purpose{ready: func(o *outgoing) {
+		err = f.reach(ctx, p, &purpose{ready: func(o *outgoing) {
 			asking.Go(func() {
 				conclude(o.ask(ctx, q, key)) // before the peer has closed its side, which may take long
 				o.s.Close(nil)

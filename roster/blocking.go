@@ -14,18 +14,15 @@ import (
 	"tombolo/xmpp/stanza"
 )
 
-// blocks is the blocklist of one user, and the sessions that have asked for it and get pushes.
-type blocks struct {
-	jids  mirror[struct{}]
-	asked map[hook.Session]struct{}
-}
+// blocks is the blocklist of one user. Sessions for which ns.Blocking is enabled have asked for it and get pushes.
+type blocks struct{ jids mirror[struct{}] }
 
 func loadBlocks(tx storage.Tx, owner jid.JID) (*blocks, error) {
 	jids, err := tx.Blocklists().Get(owner)
 	if err != nil {
 		return nil, fmt.Errorf("load blocklist: %w", err)
 	}
-	b := &blocks{asked: make(map[hook.Session]struct{})}
+	b := new(blocks)
 	b.jids.kept = setOf(jids)
 	return b, nil
 }
@@ -78,15 +75,11 @@ func (r *Roster) blocklist(q *module.Query) {
 	r.on(q, func(u hook.User) {
 		b := r.blocks.Get(u)
 		if s := u.Session(q.From); s != nil {
-			b.asked[s] = struct{}{}
+			s.Enable(ns.Blocking, true)
 		}
 		jids := slices.SortedFunc(maps.Keys(b.jids.kept), jid.Compare)
 		answer(u, q, nil, blockItems("blocklist", jids))
 	})
-}
-
-func (r *Roster) forgetBlocklist(u hook.User, s hook.Session) {
-	delete(r.blocks.Get(u).asked, s)
 }
 
 // block adds to the list (XEP-0191 section 3.3).
@@ -141,6 +134,7 @@ func (r *Roster) reblock(u hook.User, q *module.Query, asked, changed []jid.JID,
 	for _, j := range changed {
 		settle = append(settle, b.jids.put(j, struct{}{}, block))
 	}
+	pushed := r.owe(u, wantsBlocklist, ns.Blocking, changed...)
 	var ticket *storage.Ticket
 	if len(changed) > 0 {
 		ticket = u.Submit(func(tx storage.Tx) error {
@@ -151,6 +145,7 @@ func (r *Roster) reblock(u hook.User, q *module.Query, asked, changed []jid.JID,
 		})
 	}
 	r.ledger.after(u, ticket, func(u hook.User, err error) {
+		defer pushed()
 		was := r.touched(u, changed)
 		for _, done := range settle {
 			done(err)
@@ -167,10 +162,7 @@ func (r *Roster) reblock(u hook.User, q *module.Query, asked, changed []jid.JID,
 				r.reappear(u, entity)
 			}
 		}
-		payload := blockItems(q.Payload().Name(), asked)
-		for s := range b.asked {
-			s.Send(push(s, payload))
-		}
+		r.push(u, wantsBlocklist, blockItems(q.Payload().Name(), asked), changed...)
 		answer(u, q, nil)
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"tombolo/storage"
-	"tombolo/xmpp/hook"
 	"tombolo/xmpp/jid"
 )
 
@@ -76,11 +75,6 @@ func TestBlocklistCommands(t *testing.T) {
 	asked.ends()
 	c.sends(blockCommand("block", "romeo@b.test"))
 	c.gets("iq result block")
-	s.under("juliet@a.test", func(u hook.User) {
-		if n := len(s.blocks.Get(u).asked); n != 0 {
-			t.Errorf("%d sessions remembered that have ended", n)
-		}
-	})
 	if err := s.store.View(func(tx storage.Tx) error {
 		list, err := tx.Blocklists().Get(jid.MustParse("juliet@a.test"))
 		if len(list) != 1 || list[0] != jid.MustParse("romeo@b.test") {

@@ -24,6 +24,8 @@ type contacts struct {
 	// version is that of the newest change, kept the one that the store holds.
 	version, kept uint64
 
+	debts map[debt]int // pushes on their way, and to be
+
 	last     string // the last unavailable presence, empty if there was none
 	lastTime time.Time
 
@@ -45,7 +47,7 @@ func loadContacts(tx storage.Tx, owner jid.JID) (*contacts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load roster: %w", err)
 	}
-	c := &contacts{version: kept.Version, kept: kept.Version}
+	c := &contacts{version: kept.Version, kept: kept.Version, debts: make(map[debt]int)}
 	c.items.kept = make(map[jid.JID]storage.RosterItem, len(kept.Items))
 	for _, item := range kept.Items {
 		c.items.kept[item.Contact] = item
@@ -99,7 +101,10 @@ func (r *Roster) change(u hook.User, item storage.RosterItem, then func(hook.Use
 	if news {
 		version = c.advance(r.host.Now())
 	}
-	settle := c.items.put(item.Contact, item, exists)
+	settle, pushed := c.items.put(item.Contact, item, exists), func() {}
+	if news {
+		pushed = r.owe(u, wantsRoster, ns.Roster, item.Contact)
+	}
 	ticket := u.Submit(func(tx storage.Tx) error {
 		if !exists {
 			return tx.Rosters().Delete(u.JID(), item.Contact, version)
@@ -112,15 +117,10 @@ func (r *Roster) change(u hook.User, item storage.RosterItem, then func(hook.Use
 			c.kept = version
 		}
 		then(u, err)
-		if err != nil || !news {
-			return
+		if err == nil && news {
+			r.push(u, wantsRoster, rosterQuery(version, item), item.Contact)
 		}
-		payload := rosterQuery(version, item)
-		for _, s := range u.Sessions() {
-			if s.Interested() {
-				s.Send(push(s, payload))
-			}
-		}
+		pushed()
 	})
 }
 

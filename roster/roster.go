@@ -12,7 +12,6 @@
 package roster
 
 import (
-	"crypto/rand"
 	"errors"
 
 	"tombolo/storage"
@@ -79,7 +78,7 @@ func (r *Roster) Contacts() module.Feature {
 			Outgoing:        r.outgoing,
 			Incoming:        r.incoming,
 			Presence:        r.presence,
-			SessionRestored: r.arrive,
+			SessionRestored: r.restored,
 			AccountRemoved:  r.accountRemoved,
 		},
 		Verbs: r.verbs(),
@@ -98,9 +97,8 @@ func (r *Roster) Blocking() module.Feature {
 			{Name: "unblock", NS: ns.Blocking, Set: true, Scope: module.ToSelf, Handle: r.unblock},
 		},
 		Hooks: hook.Hooks{
-			Outgoing:     r.outgoingBlocked,
-			Incoming:     r.incomingBlocked,
-			SessionEnded: r.forgetBlocklist,
+			Outgoing: r.outgoingBlocked,
+			Incoming: r.incomingBlocked,
 		},
 	}
 }
@@ -137,11 +135,6 @@ func answer(u hook.User, q *module.Query, err error, payload ...element.Element)
 		reply, _ = q.ErrorReply(cause(err))
 	}
 	s.Send(reply.Element)
-}
-
-// push makes the request that tells a session of a change.
-func push(s hook.Session, payload element.Element) element.Element {
-	return stanza.New(stanza.IQ, "set", rand.Text(), jid.JID{}, s.JID(), payload).Element
 }
 
 // cause is the public face of an error.

@@ -10,23 +10,22 @@ import (
 // waiting for an account (XEP-0160), and waiting for a peer to acknowledge them (XEP-0198).
 type Messages interface {
 	// Add keeps a message for every purpose that it names, or for none of them. ErrFull when the
-	// account of Offline has as many messages waiting as it may have, unless the message is archived
-	// for that account: then it only does not wait.
+	// account of Offline has as many messages waiting as it may have.
 	Add(Message) error
 }
 
 // A Message is one message with all that is to be kept of it. The stanza is kept once, whoever needs it.
 type Message struct {
 	At     time.Time
-	Stanza string // one <message/> element, from and to in it; without stanza-id
+	Stanza string // one <message/> element, from and to in it; without stanza-ids of Archived
 
 	// Archived are the archives that it enters. An id is unique and rises in each archive, though ids
 	// of different archives, and of one archive in different messages that are added at about the
 	// same time, may be added in another order.
 	Archived []Archived
 
-	// Earlier, if its ID is not 0, is where the message is archived already: Stanza and Archived are
-	// empty then.
+	// Earlier, if its ID is not 0, is where the message is archived already: Archived is empty then, and
+	// Stanza is for when it is there no more. Without that it is ErrNotFound.
 	Earlier Reference
 
 	// Waiting are the peers that were sent the message, and have not acknowledged it. One that is not

@@ -11,8 +11,8 @@ import (
 // Config is the whole configuration of a server. The TOML file of the command line decodes into it,
 // and the comments on its fields are the manual: the commented example and the chapter on
 // configuration are made from them. Of the tags, default is the value of an absent key, example the
-// TOML that the commented example shows where there is no default, kind:"path" marks a file name, and
-// off a limit that may be "off".
+// TOML that the commented example shows where there is no default, kind:"path" marks a file name,
+// off a limit that may be "off", and reload what a running server takes over, tables as a whole.
 type Config struct {
 	// Directory of the database, the admin socket and other state, made if it does not exist (mode
 	// 0700). File names are relative to the configuration file, here and below.
@@ -43,9 +43,9 @@ type Domain struct {
 	// The domain name, as in user@name.
 	Name string `toml:"name" example:"'example.org'"`
 	// PEM file with the certificate chain, leaf first. The files are read again when they change.
-	Certificate string `toml:"certificate" example:"'example.org.crt'" kind:"path"`
+	Certificate string `toml:"certificate" example:"'example.org.crt'" kind:"path" reload:"true"`
 	// PEM file with the private key.
-	Key string `toml:"key" example:"'example.org.key'" kind:"path"`
+	Key string `toml:"key" example:"'example.org.key'" kind:"path" reload:"true"`
 	// JIDs of the accounts that may administer this domain.
 	Admins []string `toml:"admins" example:"['root@example.org']"`
 	// Addresses for contact, published by service discovery (XEP-0157): keys are abuse, admin,
@@ -118,7 +118,8 @@ type Limits struct {
 	// Bytes that may wait for a peer that does not read before it is cut off; room for the largest
 	// stanza at least.
 	Queue Size `toml:"queue" default:"4MB"`
-	// Bytes that a connection may send in all before it is logged in.
+	// Bytes that a connection may send in all before it is logged in; four times as many with what
+	// TLS adds to them.
 	LoginBytes Size `toml:"login_bytes" default:"64kB"`
 	// Elements that it may send in all before that.
 	LoginElements int `toml:"login_elements" default:"100"`
@@ -134,7 +135,8 @@ type Limits struct {
 	// Stanzas that a session may send in a second on average. We read no faster from it; nothing is
 	// dropped. A number or "off".
 	StanzasPerSecond Count `toml:"stanzas_per_second" default:"1000" off:"true"`
-	// Bytes that it may send in a second on average; "off" for no limit.
+	// Bytes that it may send in a second on average, with what TLS adds to them and what they have more when
+	// they are passed on; "off" for no limit.
 	BytesPerSecond Size `toml:"bytes_per_second" default:"2MB" off:"true"`
 	// Entities to which a session may direct presence without a subscription; "off" for no limit.
 	DirectedPresences Count `toml:"directed_presences" default:"1000" off:"true"`
@@ -151,7 +153,8 @@ type Limits struct {
 	// Time for which a session that has lost its connection waits for its client to resume it
 	// (XEP-0198). What comes meanwhile is kept for it, up to three quarters of queue.
 	Resume Duration `toml:"resume" default:"5m"`
-	// Messages kept for a user who is offline; a number or "off" for no limit.
+	// Messages kept for a user who is offline, archived or not; one more is returned to its sender. A number or
+	// "off" for no limit.
 	OfflineMessages Count `toml:"offline_messages" default:"1000" off:"true"`
 	// Contacts of one roster; a number or "off" for no limit.
 	RosterItems Count `toml:"roster_items" default:"5000" off:"true"`
@@ -200,7 +203,7 @@ type Audit struct {
 // Log says what is written and how.
 type Log struct {
 	// "debug", "info", "warn" or "error".
-	Level string `toml:"level" default:"info"`
+	Level string `toml:"level" default:"info" reload:"true"`
 	// "text" or "json".
 	Format string `toml:"format" default:"text"`
 }
@@ -208,12 +211,12 @@ type Log struct {
 // Federation says with which other domains this server talks.
 type Federation struct {
 	// "open": with every domain that proves its name; "partners": only with those listed below.
-	Policy string `toml:"policy" default:"open"`
+	Policy string `toml:"policy" default:"open" reload:"true"`
 	// Domains that are refused, with their subdomains, whatever the policy. The longest match of
 	// deny and partner entries wins.
-	Deny []string `toml:"deny" example:"['spam.example']"`
+	Deny []string `toml:"deny" example:"['spam.example']" reload:"true"`
 	// PEM file with trust anchors beside the system's, for partners with a CA of their own.
-	CAFile string `toml:"ca_file" example:"'partners.pem'" kind:"path"`
+	CAFile string `toml:"ca_file" example:"'partners.pem'" kind:"path" reload:"true"`
 	// Host and port of the DNS server to ask instead of the system's.
 	Resolver string `toml:"resolver" example:"'127.0.0.53:53'"`
 	// Time to reach another server before what waits for it is returned to its senders. One that has
@@ -225,7 +228,7 @@ type Federation struct {
 	// what was and is not acknowledged. limits.queue is added while there is a stream.
 	Queue Size `toml:"queue" default:"1MB"`
 	// Partners, one table each.
-	Partner []Partner `toml:"partner"`
+	Partner []Partner `toml:"partner" reload:"true"`
 }
 
 // Partner is what is agreed with one other domain; it covers the domain's subdomains.

@@ -183,7 +183,7 @@ func federate(hosts []*host) error {
 				return fmt.Errorf("configuration of %s: %s: %s", h.domains[0], p.Key, p.Text)
 			}
 		}
-		if err := h.Reload(h.config); err != nil {
+		if _, err := h.Reload(h.config); err != nil {
 			return err
 		}
 	}

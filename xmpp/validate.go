@@ -155,11 +155,12 @@ func (v *validation) certificate(key string, d *Domain, name string) {
 	}
 	pair, err := tls.LoadX509KeyPair(d.Certificate, d.Key)
 	if err != nil {
-		at := ".certificate"
+		at, what := ".certificate", "the certificate chain of the key, leaf first"
 		if p := (*fs.PathError)(nil); errors.As(err, &p) && p.Path == d.Key && d.Key != d.Certificate {
-			at = ".key"
+			at, what = ".key", "the private key"
 		}
-		v.refuse(key+at, "%s", strings.TrimPrefix(err.Error(), "tls: "))
+		v.refuse(key+at, "%s; write the name of a PEM file that the server may read, with %s",
+			strings.TrimPrefix(err.Error(), "tls: "), what)
 		return
 	}
 	if info, err := os.Stat(d.Key); err == nil && info.Mode().Perm()&0o007 != 0 {
@@ -230,7 +231,14 @@ func (v *validation) limits(l *Limits) {
 	for i := range fields.NumField() {
 		field, value := fields.Type().Field(i), fields.Field(i)
 		if value.CanInt() && value.Int() <= 0 && field.Tag.Get("off") == "" {
-			v.refuse("limits."+field.Tag.Get("toml"), "this limit cannot be off; write a positive value such as %q", field.Tag.Get("default"))
+			problem, example := "this limit cannot be off", strconv.Quote(field.Tag.Get("default"))
+			if value.Int() < 0 {
+				problem = fmt.Sprintf("%d limits nothing", value.Int())
+			}
+			if field.Type == reflect.TypeFor[int]() {
+				example = field.Tag.Get("default")
+			}
+			v.refuse("limits."+field.Tag.Get("toml"), "%s; write a positive value such as %s", problem, example)
 		}
 	}
 	v.atLeast("limits.stanza_before_auth", l.StanzaBeforeAuth, 2000)
@@ -261,9 +269,9 @@ func (v *validation) federation(c *Config, local map[string]bool) {
 	if f.CAFile != "" {
 		pem, err := os.ReadFile(f.CAFile)
 		if err != nil {
-			v.refuse("federation.ca_file", "%v", err)
+			v.refuse("federation.ca_file", "%v; write the name of a PEM file with the trust anchors, or remove the key", err)
 		} else if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-			v.refuse("federation.ca_file", "%s holds no certificate in PEM form", f.CAFile)
+			v.refuse("federation.ca_file", "%s holds no certificate in PEM form; write the name of a PEM file with the trust anchors", f.CAFile)
 		}
 	}
 	denied := make(map[string]bool)

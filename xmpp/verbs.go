@@ -2,7 +2,6 @@ package xmpp
 
 import (
 	"context"
-	"errors"
 	"io"
 	"maps"
 	"time"
@@ -51,8 +50,9 @@ type Store struct {
 func (s *Server) collectVerbs(host *module.Host) {
 	s.verbs = map[string]module.Verb{
 		"server.status": func(context.Context, []byte) (any, error) { return s.status(), nil },
-		"server.reload": func(context.Context, []byte) (any, error) { return nil, s.reread() },
+		"server.reload": func(context.Context, []byte) (any, error) { return s.reread() },
 		"server.backup": func(context.Context, []byte) (any, error) { return backup{s.store}, nil },
+		"config.show":   func(context.Context, []byte) (any, error) { return s.inEffect(), nil },
 	}
 	maps.Copy(s.verbs, c2s.Verbs(host))
 	maps.Copy(s.verbs, s.federation.Verbs())
@@ -77,18 +77,6 @@ func (s *Server) status() Status {
 	status.Store = Store{Pending: store.Pending, Operations: store.Operations, Commits: store.Commits,
 		Last: store.Last.Seconds(), Average: store.Average().Seconds(), Longest: store.Longest.Seconds()}
 	return status
-}
-
-// reread takes the configuration over again, on request of an operator.
-func (s *Server) reread() error {
-	if s.options.Reread == nil {
-		return errors.New("this server was not started from a configuration file")
-	}
-	cfg, err := s.options.Reread()
-	if err != nil {
-		return err
-	}
-	return s.Reload(cfg)
 }
 
 // backup streams a copy of the store.

@@ -75,6 +75,9 @@ type Server struct {
 	features     []module.Feature
 	verbs        map[string]module.Verb
 
+	reloading sync.Mutex
+	effective Config // config with what reloads have taken over
+
 	background sync.WaitGroup
 	stop       context.CancelFunc
 	listeners  []listener
@@ -97,7 +100,7 @@ func New(cfg Config, o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{config: cfg, options: o, log: o.Log, started: o.Now(), store: o.Store, flusher: stream.NewFlusher(), counters: new(meter.Counters)}
+	s := &Server{config: cfg, effective: cfg, options: o, log: o.Log, started: o.Now(), store: o.Store, flusher: stream.NewFlusher(), counters: new(meter.Counters)}
 	if err := s.assemble(); err != nil {
 		err = errors.Join(err, s.audit.Close())
 		if s.store != nil {
@@ -119,12 +122,10 @@ func (s *Server) assemble() error {
 	if s.audit, err = s.openAudit(); err != nil {
 		return err
 	}
-	var pairs []transport.KeyPair
 	for _, d := range s.config.Domain {
 		s.local = append(s.local, d.Name)
-		pairs = append(pairs, transport.KeyPair{Domain: d.Name, Certificate: d.Certificate, Key: d.Key})
 	}
-	s.certificates, err = transport.LoadCertificates(pairs, s.options.Now, func(domain string, err error) {
+	s.certificates, err = transport.LoadCertificates(s.config.keyPairs(), s.options.Now, func(domain string, err error) {
 		if err != nil {
 			s.log.Error("changed certificate cannot be used; the old one stays", "domain", domain, "err", err)
 		} else {
@@ -335,14 +336,22 @@ func (s *Server) Run(ctx context.Context) error {
 
 	stop() // the same for everything that serves or works, whatever ended the server
 	s.closeListeners()
-	deadline, cancel := context.WithTimeout(context.Background(), time.Duration(s.config.Limits.Shutdown))
-	defer cancel()
-	s.clients.Shutdown(deadline)
-	err = errors.Join(err, s.federation.Shutdown(deadline))
+	s.disconnect(time.Duration(s.config.Limits.Shutdown))
 	end()
 	s.connected.Wait()
 	s.audit.Write(audit.Event{Kind: audit.ServerStopped})
 	return errors.Join(err, s.Close())
+}
+
+// disconnect ends all streams within the time: half of it is the clients', whose last presence other domains
+// are told before their streams end.
+func (s *Server) disconnect(within time.Duration) {
+	deadline, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	clients, cancel := context.WithTimeout(deadline, within/2)
+	defer cancel()
+	s.clients.Shutdown(clients)
+	s.federation.Shutdown(deadline)
 }
 
 // wait returns when the server is to end, and why.
@@ -380,19 +389,6 @@ func (s *Server) startRecord() audit.Event {
 		e.Detail["admins"] = strings.Join(admins, " ")
 	}
 	return e
-}
-
-// Reload takes over what can change while the server runs: certificates, policy and partners of
-// federation. On an error the old ones stay.
-func (s *Server) Reload(cfg Config) error {
-	roots, err := roots(cfg.Federation.CAFile)
-	if err != nil {
-		return err
-	}
-	if err := s.certificates.Reload(); err != nil {
-		return err
-	}
-	return s.federation.Reload(policy(cfg.Federation), roots)
 }
 
 // Call carries out an operator's request; see Verbs in the parts that register them.

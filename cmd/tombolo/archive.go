@@ -136,7 +136,7 @@ for the account to come online is still delivered.`,
 			if err := a.call(cmd, "archive.purge", q, &purged); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d messages removed\n", purged.Messages)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s removed\n", count(purged.Messages, "message"))
 			return err
 		},
 	}

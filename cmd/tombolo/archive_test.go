@@ -61,8 +61,8 @@ func TestArchiveCommands(t *testing.T) {
 
 	tombolo("archive", "purge", "juliet@a.test", "--yes").want(t, 2, "", "--before TIME or --all")
 	tombolo("archive", "purge", "juliet@a.test", "--all").want(t, 2, "", "say --yes")
-	tombolo("archive", "purge", "juliet@a.test", "--before", "24h", "--yes").want(t, 0, "1 messages removed", "")
-	tombolo("archive", "purge", "juliet@a.test", "--all", "--yes").want(t, 0, "1 messages removed", "")
+	tombolo("archive", "purge", "juliet@a.test", "--before", "24h", "--yes").want(t, 0, "1 message removed", "")
+	tombolo("archive", "purge", "juliet@a.test", "--all", "--yes").want(t, 0, "1 message removed", "")
 	tombolo("archive", "stats", "juliet@a.test").want(t, 0, "juliet@a.test  0 ", "")
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tombolo/cmd/tombolo/internal/settings"
 	"tombolo/xmpp"
 	"tombolo/xmpp/audit"
 	"tombolo/xmpp/jid"
@@ -186,7 +187,7 @@ later, with --anchor, that the log was not put back to an older state.`,
 // problems is the error of a log with something wrong.
 func problems(report audit.Report) error {
 	if n := len(report.Problems); n > 0 {
-		return fmt.Errorf("the audit log is not as the server wrote it (%d findings)", n)
+		return fmt.Errorf("the audit log is not as the server wrote it (%s)", count(n, "finding"))
 	}
 	return nil
 }
@@ -202,7 +203,7 @@ func printAudit(w io.Writer, report audit.Report) error {
 		_, err := fmt.Fprintln(w, "no records")
 		return err
 	}
-	fmt.Fprintf(w, "%d records in %d files, from %s to %s\n", report.Records, report.Files,
+	fmt.Fprintf(w, "%s in %s, from %s to %s\n", count(report.Records, "record"), count(report.Files, "file"),
 		report.From.Local().Format(time.DateTime), report.To.Local().Format(time.DateTime))
 	_, err := fmt.Fprintf(w, "anchor: %s\n", report.Anchor)
 	return err
@@ -225,17 +226,25 @@ everything is copied nevertheless, and the command exits with 1.`,
 			if err != nil {
 				return fmt.Errorf("export: %w", err)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d records\n", args[0], report.Records)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], count(report.Records, "record"))
 			return errors.Join(err, problems(report))
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists")
+	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists; never a file of the server's own")
 	return cmd
 }
 
 func (a *app) exportFile(cmd *cobra.Command, target string, force bool) (report audit.Report, err error) {
-	if _, err := os.Lstat(target); err == nil && !force {
-		return report, fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
+	path, err := a.configPath()
+	if err != nil {
+		return report, err
+	}
+	file, _, err := settings.Load(path) // export says what is wrong with it
+	if file == nil {
+		return report, err
+	}
+	if err := mayBecome(target, file, force); err != nil {
+		return report, err
 	}
 	f, err := os.CreateTemp(filepath.Dir(target), filepath.Base(target)+".*") // mode 0600
 	if err != nil {

@@ -8,10 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"tombolo/cmd/tombolo/internal/settings"
 	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp/admin"
@@ -28,27 +30,69 @@ from end to end before it gets its name. It holds the accounts' login keys: keep
 The configuration and the certificates are not in it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target := args[0]
-			if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) && !force {
-				return fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
-			}
-			n, err := writeVerified(target, func(w io.Writer) error { return a.call(cmd, "server.backup", nil, w) })
+			file, c, err := a.connect(cmd, "server.backup")
 			if err != nil {
+				return err
+			}
+			n, err := backup(cmd.Context(), file, c, args[0], force)
+			if err := errors.Join(err, c.Close()); err != nil {
 				return fmt.Errorf("backup: %w", err)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d bytes, checked\n", target, n)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d bytes, checked\n", args[0], n)
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists")
+	cmd.Flags().BoolVar(&force, "force", false, "replace FILE if it exists; never a file of the server's own")
 	return cmd
+}
+
+func backup(ctx context.Context, file *settings.File, c caller, target string, force bool) (size int64, err error) {
+	if err := mayBecome(target, file, force); err != nil {
+		return 0, err
+	}
+	return writeVerified(target, func(w io.Writer) error { return c.Call(ctx, "server.backup", nil, w) })
+}
+
+// mayBecome says why a copy of what the server keeps must not get a name.
+func mayBecome(target string, file *settings.File, force bool) error {
+	if own := ownFile(file, target); own != "" {
+		return fmt.Errorf("%s has a name that belongs to the server's own file %s; choose another name", target, own)
+	}
+	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) && !force {
+		return fmt.Errorf("%s exists; choose another name, or --force to replace it", target)
+	}
+	return nil
+}
+
+// ownFile is the file of the server's that a name stands for, "" if it is none; with a suffix it stands
+// for what is kept beside that file, such as older parts of the audit log. A server goes on writing into
+// the database that it has open, so a copy that took the name would lose all that it is told after.
+func ownFile(file *settings.File, name string) string {
+	log := file.AuditLog()
+	own := []string{file.Path, file.Database(), file.TokenKey(), file.AdminSocket(), log.File, log.Key}
+	for _, d := range file.Domain {
+		own = append(own, d.Certificate, d.Key)
+	}
+	for _, path := range own {
+		suffixed := strings.HasPrefix(filepath.Base(name), filepath.Base(path)+".")
+		if sameFile(name, path) || suffixed && sameFile(filepath.Dir(name), filepath.Dir(path)) {
+			return path
+		}
+	}
+	return ""
+}
+
+func sameFile(a, b string) bool {
+	one, errOne := os.Stat(a)
+	other, errOther := os.Stat(b)
+	return errOne == nil && errOther == nil && os.SameFile(one, other)
 }
 
 func (a *app) restoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "restore FILE", Short: "Put a backup in the place of the database",
 		Long: `Put a backup in the place of the database. No server may be running. The backup is checked first; the
-database that was there is kept beside the new one under a name with the time.`,
+database that was there is kept beside the new one under a name with the time, which replaces no other.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, c, err := a.dial(cmd)
@@ -60,7 +104,7 @@ database that was there is kept beside the new one under a name with the time.`,
 			}
 			var kept string
 			err = recordRestore(cmd.Context(), file.AuditLog(), func() (err error) {
-				kept, err = restore(args[0], file.Database())
+				kept, err = restore(args[0], file.Database(), time.Now())
 				return err
 			})
 			if err != nil {
@@ -89,12 +133,15 @@ func recordRestore(ctx context.Context, o audit.Options, do func() error) error 
 	return errors.Join(err, log.Close())
 }
 
-// restore replaces the database at path and returns where the old one is, "" if there was none.
-func restore(backup, path string) (kept string, err error) {
+// restore replaces the database at path and returns where the old one is, "" if there was none. At each
+// moment there is a database at path, or a server that is started after a crash would make an empty one.
+func restore(backup, path string, now time.Time) (kept string, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
-	if _, err := os.Stat(path); err == nil {
+	_, err = os.Stat(path)
+	replaces := err == nil
+	if replaces {
 		// While it is open here no server can start with it. One that is damaged cannot be
 		// opened, which may be why it is replaced.
 		old, err := bolt.Open(path, bolt.Options{})
@@ -104,7 +151,6 @@ func restore(backup, path string) (kept string, err error) {
 		case errors.Is(err, storage.ErrLocked):
 			return "", err
 		}
-		kept = path + ".before-restore-" + time.Now().UTC().Format("20060102T150405Z")
 	}
 	source, err := os.Open(backup)
 	if err != nil {
@@ -115,8 +161,8 @@ func restore(backup, path string) (kept string, err error) {
 	if _, err := writeVerified(fresh, func(w io.Writer) error { _, err := io.Copy(w, source); return err }); err != nil {
 		return "", err
 	}
-	if kept != "" {
-		if err := os.Rename(path, kept); err != nil {
+	if replaces {
+		if kept, err = setAside(path, now); err != nil {
 			return "", err
 		}
 	}
@@ -124,6 +170,21 @@ func restore(backup, path string) (kept string, err error) {
 		return "", err
 	}
 	return kept, syncDir(filepath.Dir(path))
+}
+
+// setAside gives a database a second name that no file has yet, durably.
+func setAside(path string, now time.Time) (kept string, err error) {
+	name := path + ".before-restore-" + now.UTC().Format("20060102T150405Z")
+	kept = name
+	for n := 2; ; n++ {
+		switch err := os.Link(path, kept); {
+		case err == nil:
+			return kept, syncDir(filepath.Dir(path))
+		case !errors.Is(err, fs.ErrExist):
+			return "", fmt.Errorf("keep the database that is there (or move it away first): %w", err)
+		}
+		kept = fmt.Sprintf("%s.%d", name, n)
+	}
 }
 
 // writeVerified writes a copy of a store, syncs it, checks it, and only then gives it its name.

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"tombolo/cmd/tombolo/internal/settings"
+	"tombolo/xmpp"
 )
 
 // configPlaces are where a configuration is looked for when nothing names one.
@@ -57,14 +60,18 @@ func mistakes(err error) error {
 }
 
 func (a *app) configCommand() *cobra.Command {
-	check := &cobra.Command{
+	check := a.reading(&cobra.Command{
 		Use: "check [FILE]", Short: "Check a configuration file and report every mistake",
 		Long: `Check a configuration file and report every mistake with its file, line and column. It reads the
-certificates too, but listens nowhere. Warnings do not make it fail.`,
+certificates too, but listens nowhere. Warnings do not make it fail. With --output json mistakes and warnings are
+a list on standard output.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				a.configFile = args[0]
+			}
+			if a.output == "json" {
+				return a.checkJSON(cmd)
 			}
 			file, err := a.load(cmd)
 			if err != nil {
@@ -73,18 +80,20 @@ certificates too, but listens nowhere. Warnings do not make it fail.`,
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: no mistakes\n", file.Path)
 			return err
 		},
-	}
+	})
 	show := a.reading(&cobra.Command{
 		Use: "show", Short: "Print the values in effect and where each came from", Args: cobra.NoArgs,
+		Long: `Print the values in effect and where each came from. They are the running server's, and where the file says
+something else now that is said; without a running server they are those with which one would start.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			file, err := a.load(cmd)
+			values, err := a.inEffect(cmd)
 			if err != nil {
 				return err
 			}
 			if a.output == "json" {
-				return printJSON(cmd, file.Values())
+				return printJSON(cmd, values)
 			}
-			return settings.Show(cmd.OutOrStdout(), file.Values())
+			return settings.Show(cmd.OutOrStdout(), values)
 		},
 	})
 	example := &cobra.Command{
@@ -92,4 +101,39 @@ certificates too, but listens nowhere. Warnings do not make it fail.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return settings.Example(cmd.OutOrStdout(), nil) },
 	}
 	return group("config", "Check, show and explain the configuration", check, show, example)
+}
+
+func (a *app) checkJSON(cmd *cobra.Command) error {
+	path, err := a.configPath()
+	if err != nil {
+		return err
+	}
+	_, warnings, err := settings.Load(path)
+	var problems settings.Problems
+	if err != nil && !errors.As(err, &problems) {
+		return err
+	}
+	return errors.Join(printJSON(cmd, slices.Concat(problems, warnings)), mistakes(err))
+}
+
+// inEffect are the values of the running server, or those with which one would start.
+func (a *app) inEffect(cmd *cobra.Command) ([]settings.Value, error) {
+	file, c, err := a.dial(cmd)
+	if c == nil {
+		if file == nil || errors.As(err, new(settings.Problems)) {
+			return nil, err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "tombolo: this is what the file says: %v\n", err)
+		return file.Values(), nil
+	}
+	var running xmpp.Config
+	if err := errors.Join(c.Call(cmd.Context(), "config.show", nil, &running), c.Close()); err != nil {
+		return nil, err
+	}
+	values, differ := file.InEffect(running)
+	if len(differ) > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "tombolo: the running server does not go by what %s says of %s; tombolo reload says what waits for a restart\n",
+			file.Path, strings.Join(differ, ", "))
+	}
+	return values, nil
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -23,13 +25,29 @@ type caller interface {
 	Close() error
 }
 
-// connect finds the running server, or else opens the store.
-func (a *app) connect(cmd *cobra.Command) (caller, error) {
-	file, running, err := a.dial(cmd)
+// connect finds the running server, or else opens the store for a verb. Only an account that is added
+// makes a store where there is none: with a wrong data_dir others would work on an empty one, perhaps
+// while a server runs on the right one.
+func (a *app) connect(cmd *cobra.Command, verb string) (file *settings.File, c caller, err error) {
+	file, c, err = a.dial(cmd)
 	if !errors.Is(err, admin.ErrNoServer) {
-		return running, err
+		return file, c, err
 	}
-	return assemble(file, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
+	open := assemble
+	if _, err := os.Stat(file.Database()); errors.Is(err, fs.ErrNotExist) {
+		missing := fmt.Sprintf("no server answers on %s, and there is no database %s", file.AdminSocket(), file.Database())
+		switch verb {
+		case "user.add":
+			missing += ", which is made now"
+		case "server.backup":
+			return file, nil, errors.New(missing)
+		default:
+			open = assembleEmpty
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "tombolo: %s\n", missing)
+	}
+	c, err = open(file, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})))
+	return file, c, err
 }
 
 // dial finds the running server; admin.ErrNoServer if none runs. While one runs, mistakes in the
@@ -53,7 +71,7 @@ func (a *app) dial(cmd *cobra.Command) (*settings.File, caller, error) {
 
 // call carries out one verb, with or without a running server.
 func (a *app) call(cmd *cobra.Command, verb string, args, result any) error {
-	c, err := a.connect(cmd)
+	_, c, err := a.connect(cmd, verb)
 	if err != nil {
 		return err
 	}
@@ -70,7 +88,13 @@ func (a *app) callRunning(cmd *cobra.Command, verb string, args, result any) err
 }
 
 // assembled is a server that listens nowhere.
-type assembled struct{ *xmpp.Server }
+type assembled struct {
+	*xmpp.Server
+	scratch string // a directory that goes with it
+}
+
+// Close ends it.
+func (s assembled) Close() error { return errors.Join(s.Server.Close(), os.RemoveAll(s.scratch)) }
 
 func assemble(file *settings.File, log *slog.Logger) (caller, error) {
 	s, err := xmpp.New(file.Config, xmpp.Options{Log: log, Version: version()})
@@ -80,7 +104,23 @@ func assemble(file *settings.File, log *slog.Logger) (caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return assembled{s}, nil
+	return assembled{Server: s}, nil
+}
+
+// assembleEmpty makes a server as one with this configuration is before anything is kept, and leaves
+// nothing where the configuration points.
+func assembleEmpty(file *settings.File, log *slog.Logger) (caller, error) {
+	dir, err := os.MkdirTemp("", "tombolo")
+	if err != nil {
+		return nil, err
+	}
+	config := file.Config
+	config.DataDir, config.Audit = dir, xmpp.Defaults().Audit
+	s, err := xmpp.New(config, xmpp.Options{Log: log, Version: version()})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return assembled{s, dir}, nil
 }
 
 // Call is admin.Client.Call without a socket.

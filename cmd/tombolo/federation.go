@@ -100,7 +100,14 @@ func printReport(w io.Writer, r *federation.Report) error {
 		}
 	}
 	for _, s := range r.Streams {
-		fmt.Fprintf(&b, "There is a stream already: %s, %s, for %s\n", s.Direction, s.State, ago(s.Since))
+		fmt.Fprintf(&b, "At present: %s, %s", s.Direction, s.State)
+		if s.Error != "" {
+			fmt.Fprintf(&b, ": %s", printable(s.Error))
+		}
+		if !s.Since.IsZero() {
+			fmt.Fprintf(&b, ", for %s", ago(s.Since))
+		}
+		b.WriteString("\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -83,7 +83,7 @@ To try it: tombolo quickstart. The manual is in the directory docs of the source
 		a.serveCommand(), a.reloadCommand(), a.statusCommand(), a.configCommand(),
 		a.userCommand(), a.rosterCommand(), a.sessionCommand(), a.clientCommand(), a.archiveCommand(), a.federationCommand(),
 		a.auditCommand(), a.backupCommand(), a.restoreCommand(),
-		a.quickstartCommand(), a.demoCommand(), a.benchCommand(), manCommand(), versionCommand(),
+		a.quickstartCommand(), a.demoCommand(), a.benchCommand(), manCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -98,14 +98,17 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
+func (a *app) versionCommand() *cobra.Command {
+	return a.reading(&cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.output == "json" {
+				return printJSON(cmd, map[string]string{"version": version()})
+			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tombolo %s\n", version())
 			return err
 		},
-	}
+	})
 }
 
 // version is that of the module, or the commit it was built from.

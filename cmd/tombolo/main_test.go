@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"tombolo/cmd/tombolo/internal/lab"
 	"tombolo/cmd/tombolo/internal/settings"
+	"tombolo/storage"
 	"tombolo/storage/bolt"
 	"tombolo/xmpp"
 	"tombolo/xmpp/xep"
@@ -187,6 +189,42 @@ func TestConfigMistakes(t *testing.T) {
 	r.want(t, 1, "", file+":15:9: log.level is a number here; write level = \"...\"")
 }
 
+// TestReadingInJSON: every command that reads has --output json, those without a server too.
+func TestReadingInJSON(t *testing.T) {
+	file := newSite(t)
+	var v struct{ Version string }
+	if r := run(t, "", "version", "--output", "json"); r.code != 0 || json.Unmarshal([]byte(r.out), &v) != nil || v.Version != version() {
+		t.Errorf("%+v", r)
+	}
+	check := func(code int) (problems settings.Problems) {
+		t.Helper()
+		r := run(t, "", "config", "check", file, "--output", "json")
+		if err := json.Unmarshal([]byte(r.out), &problems); r.code != code || problems == nil || err != nil {
+			t.Errorf("%+v: %v, %v", r, problems, err)
+		}
+		return problems
+	}
+	if got := check(0); len(got) != 0 {
+		t.Errorf("no mistakes: %v", got)
+	}
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, append(good, "[federation]\npolicy = \"partners\"\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := check(0); len(got) != 1 || !got[0].Warning || got[0].Line != 14 {
+		t.Errorf("a warning: %v", got)
+	}
+	if err := os.WriteFile(file, append(good, "[log]\nlevle = 1\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := check(1); len(got) != 1 || got[0].Warning || got[0].File != file || got[0].Line != 14 || got[0].Column != 1 {
+		t.Errorf("a mistake: %v", got)
+	}
+}
+
 // TestUsers runs the same commands without and with a running server.
 func TestUsers(t *testing.T) {
 	for name, running := range map[string]bool{"without a server": false, "with a server": true} {
@@ -201,7 +239,7 @@ func TestUsers(t *testing.T) {
 			}
 			tombolo("", "user", "list").want(t, 0, "no accounts", "")
 			tombolo("secret\n", "user", "add", "--password-stdin", "juliet@a.test").want(t, 0, "", "")
-			tombolo("secret\n", "user", "add", "--password-stdin", "juliet@a.test").want(t, 1, "", "exist")
+			tombolo("secret\n", "user", "add", "--password-stdin", "juliet@a.test").want(t, 1, "", "tombolo: user add: create account juliet@a.test: already exists\n")
 			tombolo("secret\n", "user", "add", "--password-stdin", "juliet@b.test").want(t, 1, "", "b.test")
 			tombolo("\n", "user", "add", "--password-stdin", "romeo@a.test").want(t, 1, "", "no password")
 			tombolo("secret", "user", "add", "--password-stdin", "romeo@a.test").want(t, 0, "", "")
@@ -211,7 +249,7 @@ func TestUsers(t *testing.T) {
 			tombolo("", "user", "disable", "juliet@a.test").want(t, 0, "", "")
 			tombolo("", "user", "list").want(t, 0, "disabled", "")
 			tombolo("", "user", "enable", "juliet@a.test").want(t, 0, "", "")
-			tombolo("", "user", "show", "nurse@a.test").want(t, 1, "", "nurse@a.test")
+			tombolo("", "user", "show", "nurse@a.test").want(t, 1, "", "tombolo: user show: get account nurse@a.test: not found\n")
 			tombolo("", "roster", "add", "juliet@a.test", "nurse@a.test", "--name", "Nurse\x1b[2J", "--group", "Home").want(t, 0, "", "")
 			list := tombolo("", "roster", "list", "juliet@a.test").want(t, 0, "nurse@a.test", "")
 			list.want(t, 0, "Home", "")
@@ -230,6 +268,41 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// TestMissingDatabase: a data_dir that is wrong is told, and only an account that is added makes a
+// database there.
+func TestMissingDatabase(t *testing.T) {
+	file := newSite(t)
+	data := filepath.Join(filepath.Dir(file), "data")
+	scratch := t.TempDir()
+	t.Setenv("TMPDIR", scratch)
+	const missing = "there is no database "
+	for _, row := range []struct {
+		code int
+		args []string
+	}{
+		{0, []string{"user", "list"}},
+		{1, []string{"user", "show", "juliet@a.test"}},
+		{1, []string{"user", "delete", "--yes", "juliet@a.test"}},
+		{1, []string{"roster", "list", "juliet@a.test"}},
+		{1, []string{"roster", "add", "juliet@a.test", "romeo@a.test"}},
+		{0, []string{"archive", "stats"}},
+		{1, []string{"federation", "check", "a.test"}},
+		{1, []string{"backup", filepath.Join(filepath.Dir(file), "backup.db")}},
+	} {
+		run(t, "", append([]string{"--config", file}, row.args...)...).want(t, row.code, "", missing+filepath.Join(data, "tombolo.db"))
+		if entries, err := os.ReadDir(filepath.Dir(file)); err != nil || len(entries) != 3 {
+			t.Fatalf("%s left %v, %v", row.args, entries, err)
+		}
+		if entries, err := os.ReadDir(scratch); err != nil || len(entries) != 0 {
+			t.Fatalf("%s left %v, %v", row.args, entries, err)
+		}
+	}
+	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "juliet@a.test").want(t, 0, "", missing+filepath.Join(data, "tombolo.db")+", which is made now")
+	if r := run(t, "", "--config", file, "user", "list").want(t, 0, "juliet@a.test", ""); r.err != "" {
+		t.Errorf("with a database: %s", r.err)
+	}
+}
+
 func TestServe(t *testing.T) {
 	file := newSite(t)
 	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "juliet@a.test").want(t, 0, "", "")
@@ -242,7 +315,7 @@ func TestServe(t *testing.T) {
 	run(t, "", "--config", file, "session", "list").want(t, 0, "juliet@a.test/", "")
 	run(t, "", "--config", file, "status").want(t, 0, "1, of which 0 wait for their clients", "")
 	run(t, "", "--config", file, "status").want(t, 0, "commit times", "")
-	run(t, "", "--config", file, "session", "kick", "juliet@a.test").want(t, 0, "", "")
+	run(t, "", "--config", file, "session", "kick", "juliet@a.test").want(t, 0, "1 session ended\n", "")
 	run(t, "", "--config", file, "session", "list").want(t, 0, "nobody is logged in", "")
 	run(t, "", "--config", file, "federation", "list").want(t, 0, "no streams", "")
 	run(t, "", "--config", file, "reload").want(t, 0, "reloaded", "")
@@ -322,6 +395,41 @@ func TestBackupAndRestore(t *testing.T) {
 	run(t, "", "--config", file, "user", "list").want(t, 0, "juliet@a.test", "")
 }
 
+// TestCopyOverOwnFiles: no copy takes the place of a file that the server has, with --force or
+// without, under its own name or another one.
+func TestCopyOverOwnFiles(t *testing.T) {
+	file := newSite(t)
+	dir := filepath.Dir(file)
+	data := filepath.Join(dir, "data")
+	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "juliet@a.test").want(t, 0, "", "")
+	link := filepath.Join(dir, "link.db")
+	if err := os.Symlink(filepath.Join(data, "tombolo.db"), link); err != nil {
+		t.Fatal(err)
+	}
+	stop := serveSite(t, file)
+	for _, target := range []string{
+		filepath.Join(data, "tombolo.db"), link, filepath.Join(data, "tombolo.db.v1"), filepath.Join(data, "tokens.key"),
+		filepath.Join(data, "admin.sock"), filepath.Join(data, "audit.log"), filepath.Join(data, "audit.log.state"),
+		filepath.Join(data, "audit.key"), file, filepath.Join(dir, "a.crt"), filepath.Join(dir, "a.key"),
+	} {
+		before, _ := os.Lstat(target)
+		for _, command := range [][]string{{"backup"}, {"audit", "export"}} {
+			args := append([]string{"--config", file}, command...)
+			r := run(t, "", append(args, "--force", target)...).want(t, 1, "", "belongs to the server's own file")
+			if strings.Contains(r.err, "--force") {
+				t.Errorf("the way out that is offered is --force:\n%s", r.err)
+			}
+			if after, _ := os.Lstat(target); (before == nil) != (after == nil) || before != nil && !os.SameFile(before, after) {
+				t.Errorf("%s replaced %s", command, target)
+			}
+		}
+	}
+	run(t, "secret", "--config", file, "user", "add", "--password-stdin", "romeo@a.test").want(t, 0, "", "")
+	stop()
+	run(t, "", "--config", file, "user", "list").want(t, 0, "romeo@a.test", "")
+	run(t, "", "--config", file, "backup", "--force", filepath.Join(data, "tombolo.db")).want(t, 1, "", "belongs to the server's own file")
+}
+
 // TestRestoreOverDamage: a damaged database can be replaced, which is when one needs it most.
 func TestRestoreOverDamage(t *testing.T) {
 	file := newSite(t)
@@ -335,6 +443,55 @@ func TestRestoreOverDamage(t *testing.T) {
 	run(t, "", "--config", file, "user", "list").want(t, 1, "", "tombolo.db")
 	run(t, "", "--config", file, "restore", backup).want(t, 0, "is now the database", "")
 	run(t, "", "--config", file, "user", "list").want(t, 0, "juliet@a.test", "")
+}
+
+// TestRestoreTwice: what a restore replaced is kept, however many follow in the same second.
+func TestRestoreTwice(t *testing.T) {
+	file := newSite(t)
+	database := filepath.Join(filepath.Dir(file), "data", "tombolo.db")
+	copies := make([]string, 3) // with one, two and three accounts
+	for i := range copies {
+		copies[i] = filepath.Join(filepath.Dir(file), fmt.Sprintf("backup%d.db", i))
+		run(t, "secret", "--config", file, "user", "add", "--password-stdin", fmt.Sprintf("juliet%d@a.test", i)).want(t, 0, "", "")
+		run(t, "", "--config", file, "backup", copies[i]).want(t, 0, "checked", "")
+	}
+	var kept []string
+	moment := time.Now()
+	for _, backup := range copies {
+		name, err := restore(backup, database, moment)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, name)
+	}
+	// The first took the place of the database with all three accounts, each other that of the one before.
+	for i, want := range []int{3, 1, 2} {
+		if got := accountsIn(t, kept[i]); got != want {
+			t.Errorf("the database that restore %d replaced has %d accounts, want %d", i, got, want)
+		}
+	}
+}
+
+func accountsIn(t *testing.T, database string) (n int) {
+	t.Helper()
+	store, err := bolt.Open(database, bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	err = store.View(func(tx storage.Tx) error {
+		for _, err := range tx.Accounts().All("") {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // TestDocs holds what is generated in the documentation in step with the program.

@@ -70,6 +70,14 @@ func yes(b bool, word string) string {
 	return ""
 }
 
+// count is a number of things, such as "1 session" and "2 sessions".
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
 // ago is a time as an operator reads it: how long ago, to a precision that matters.
 func ago(t time.Time) string {
 	if t.IsZero() {

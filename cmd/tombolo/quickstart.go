@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,7 @@ type quickstart struct {
 	out    io.Writer
 	dir    string
 	domain string
+	named  bool // --domain was given
 	ports  []portFlag
 }
 
@@ -62,10 +64,12 @@ func (a *app) quickstartCommand() *cobra.Command {
 		Long: `Make a directory with a commented configuration, a certificate authority and a certificate, and the
 accounts alice and bob; run the server on the loopback interface; log in as both with a client that is another
 implementation of XMPP, look at rosters and presence and send a message each way; then say how to log in with
-your own client, and serve until Ctrl-C. Run again it uses what it made.`,
+your own client, and serve until Ctrl-C. Run again it uses what it made; it refuses a directory that holds
+anything else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q.out = cmd.OutOrStdout()
+			q.named = cmd.Flags().Changed("domain")
 			for i := range q.ports {
 				q.ports[i].set = cmd.Flags().Changed(q.ports[i].flag)
 			}
@@ -91,6 +95,9 @@ func (q *quickstart) run(ctx context.Context, errOut io.Writer, check bool) erro
 	j, err := jid.Parse(q.domain)
 	if err != nil || !j.IsServer() {
 		return usagef("--domain %s is not a domain name", q.domain)
+	}
+	if _, err := netip.ParseAddr(strings.Trim(j.Domain(), "[]")); err == nil {
+		return usagef("--domain %s is an IP address; the certificate would need a name, such as localhost", q.domain)
 	}
 	q.domain = j.Domain()
 	file, err := q.prepare()
@@ -122,19 +129,25 @@ func (q *quickstart) run(ctx context.Context, errOut io.Writer, check bool) erro
 // prepare makes the directory unless it was made before, and reads its configuration.
 func (q *quickstart) prepare() (*settings.File, error) {
 	path := q.path("tombolo.toml")
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+	switch made, err := q.made(); {
+	case err != nil:
+		return nil, err
+	case made:
+		fmt.Fprintf(q.out, "Using %s.\n", q.dir)
+	default:
 		if err := q.freePorts(q.standardListen()); err != nil {
 			return nil, err
 		}
 		if err := q.make(path); err != nil {
 			return nil, fmt.Errorf("make %s: %w", q.dir, err)
 		}
-	} else {
-		fmt.Fprintf(q.out, "Using %s.\n", q.dir)
 	}
 	file, _, err := settings.Load(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w\nmend it, or remove %s to start anew", mistakes(err), q.dir)
+	}
+	if d := file.Domain[0].Name; q.named && d != q.domain {
+		return nil, fmt.Errorf("%s was made for %s; name a new directory for %s with --dir", q.dir, d, q.domain)
 	}
 	if c, err := admin.Dial(file.AdminSocket()); err == nil {
 		return nil, errors.Join(fmt.Errorf("a server is already running in %s", q.dir), c.Close())
@@ -186,15 +199,47 @@ func (q *quickstart) freePorts(l xmpp.Listen) error {
 	return errors.Join(taken...)
 }
 
+// authorityName begins the name of a CA that quickstart made, and so tells a directory that it made.
+const authorityName = "Tombolo quickstart for "
+
+// made says whether an earlier quickstart made the directory. One that holds anything else is refused:
+// its files, its mode, and the accounts of its server are not ours to change.
+func (q *quickstart) made() (bool, error) {
+	entries, err := os.ReadDir(q.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil || len(entries) == 0:
+		return false, err
+	}
+	ca, err := certificate(q.path("ca.crt"))
+	if err == nil && strings.HasPrefix(ca.Subject.CommonName, authorityName) {
+		_, err = os.Stat(q.path("tombolo.toml"))
+		if err == nil {
+			return true, nil
+		}
+	}
+	return false, fmt.Errorf("%s holds files that quickstart did not make; name a new directory with --dir", q.dir)
+}
+
 // make makes everything that is kept in files; the configuration comes last, so that a directory
-// that has one is whole.
-func (q *quickstart) make(path string) error {
+// that has one is whole. When it fails it leaves nothing.
+func (q *quickstart) make(path string) (err error) {
+	_, missing := os.Stat(q.dir)
 	if err := os.MkdirAll(q.dir, 0o700); err != nil {
 		return err
 	}
-	if err := os.Chmod(q.dir, 0o700); err != nil {
-		return err
-	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, name := range []string{"ca.crt", "server.crt", "server.key", "tombolo.toml"} {
+			_ = os.Remove(q.path(name)) // the directory was empty
+		}
+		if missing != nil {
+			_ = os.Remove(q.dir)
+		}
+	}()
 	if err := q.certify(q.domain); err != nil {
 		return err
 	}
@@ -213,13 +258,16 @@ func (q *quickstart) make(path string) error {
 	if err := lab.WriteFile(path, []byte(text.String()), 0o600); err != nil {
 		return err
 	}
+	if _, _, err := settings.Load(path); err != nil { // such as a name too long for the admin socket
+		return mistakes(err)
+	}
 	fmt.Fprintf(q.out, "Made %s: the configuration tombolo.toml, the CA ca.crt, a certificate for %s.\n", q.dir, q.domain)
 	return nil
 }
 
 // certify makes a CA and a certificate of it.
 func (q *quickstart) certify(domain string) error {
-	authority, err := lab.NewAuthority("Tombolo quickstart for "+domain, jid.ASCIIDomain(domain))
+	authority, err := lab.NewAuthority(authorityName+domain, jid.ASCIIDomain(domain))
 	if err != nil {
 		return err
 	}
@@ -232,12 +280,15 @@ func (q *quickstart) certify(domain string) error {
 // renew replaces the certificates that it made when they are about to expire.
 func (q *quickstart) renew(file *settings.File) error {
 	d := file.Domain[0]
-	if d.Certificate != q.path("server.crt") {
+	if d.Certificate != q.path("server.crt") || d.Key != q.path("server.key") {
 		return nil // the user's own
 	}
 	leaf, err := certificate(d.Certificate)
 	if err != nil || time.Until(leaf.NotAfter) > 7*24*time.Hour {
 		return err
+	}
+	if ca, err := certificate(q.path("ca.crt")); err != nil || leaf.CheckSignatureFrom(ca) != nil {
+		return err // the user's own under our names
 	}
 	fmt.Fprintf(q.out, "The certificate expires on %s: made a new one, and a new CA that your client must trust.\n", leaf.NotAfter.Format(time.DateOnly))
 	return q.certify(d.Name)

@@ -73,6 +73,74 @@ func TestQuickstart(t *testing.T) {
 	run(t, "", args[:4]...).want(t, 1, "", "the password is not the account's")
 }
 
+// TestQuickstartForeignDirectory: nothing is touched in a directory that quickstart did not make.
+func TestQuickstartForeignDirectory(t *testing.T) {
+	server := filepath.Dir(newSite(t)) // a configuration, but somebody else's
+	run(t, "secret", "--config", filepath.Join(server, "tombolo.toml"), "user", "add", "--password-stdin", "alice@a.test").want(t, 0, "", "")
+	certificates := quickstartDir(t)
+	if err := os.Mkdir(certificates, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"server.key", "server.crt", "ca.crt"} {
+		if err := os.WriteFile(filepath.Join(certificates, name), []byte("mine"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{server, certificates} {
+		before := snapshot(t, dir)
+		run(t, "", quickstartArgs(t, dir)...).want(t, 1, "", dir+" holds files that quickstart did not make; name a new directory with --dir")
+		if after := snapshot(t, dir); after != before {
+			t.Errorf("before:\n%s\nafter:\n%s", before, after)
+		}
+	}
+}
+
+// snapshot is what a directory holds, with modes, sizes and times.
+func snapshot(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Lstat(path)
+		if err == nil {
+			fmt.Fprintln(&b, path, info.Mode(), info.Size(), info.ModTime())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestQuickstartEmptyDirectory: one that the user made for it will do, with the mode that it has.
+func TestQuickstartEmptyDirectory(t *testing.T) {
+	dir := quickstartDir(t)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "", quickstartArgs(t, dir)...).want(t, 0, "All is well", "")
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+// TestQuickstartCannotMake: what fails leaves nothing.
+func TestQuickstartCannotMake(t *testing.T) {
+	parent := filepath.Dir(quickstartDir(t))
+	dir := filepath.Join(parent, strings.Repeat("long", 30)) // no socket has such a name
+	run(t, "", quickstartArgs(t, dir)...).want(t, 1, "", "a Unix socket may have")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "", quickstartArgs(t, dir)...).want(t, 1, "", "a Unix socket may have")
+	if left := snapshot(t, parent); strings.Count(left, "\n") != 2 {
+		t.Errorf("it left\n%s", left)
+	}
+}
+
 func TestQuickstartTakenPort(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -91,8 +159,28 @@ func TestQuickstartTakenPort(t *testing.T) {
 
 func TestQuickstartOtherDomain(t *testing.T) {
 	dir := quickstartDir(t)
-	run(t, "", append(quickstartArgs(t, dir), "--domain", "Company.Example")...).want(t, 0, "All is well", "")
-	run(t, "", append(quickstartArgs(t, quickstartDir(t)), "--domain", "a@b")...).want(t, 2, "", "not a domain name")
+	args := quickstartArgs(t, dir)
+	run(t, "", append(args, "--domain", "Company.Example")...).want(t, 0, "All is well", "")
+	run(t, "", append(args, "--domain", "company.example")...).want(t, 0, "All is well", "")
+	run(t, "", args...).want(t, 0, "All is well", "")
+	run(t, "", append(args, "--domain", "other.example")...).
+		want(t, 1, "", dir+" was made for company.example; name a new directory for other.example with --dir")
+	for domain, want := range map[string]string{
+		"a@b": "not a domain name", "127.0.0.1": "is an IP address", "[::1]": "is an IP address",
+	} {
+		dir := quickstartDir(t)
+		run(t, "", append(quickstartArgs(t, dir), "--domain", domain)...).want(t, 2, "", want)
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s: it made a directory all the same", domain)
+		}
+	}
+}
+
+// TestQuickstartUnicodeDomain: addresses have U-labels (RFC 7622 section 3.2), certificates A-labels.
+func TestQuickstartUnicodeDomain(t *testing.T) {
+	args := append(quickstartArgs(t, quickstartDir(t)), "--domain", "münchen.test")
+	run(t, "", args...).want(t, 0, "All is well", "").want(t, 0, "a certificate for münchen.test", "")
+	run(t, "", args...).want(t, 0, "All is well", "")
 }
 
 func TestDemo(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"reflect"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -79,9 +78,6 @@ func serve(ctx context.Context, file *settings.File, log *logger, ready func(con
 			log.Warn("configuration", "warning", w.String())
 		}
 		log.adjust(fresh.Log)
-		for _, key := range needRestart(file.Config, fresh.Config) {
-			log.Warn("this change takes effect with the next start", "table", key)
-		}
 		return fresh.Config, nil
 	}})
 	if err != nil {
@@ -119,35 +115,6 @@ func serve(ctx context.Context, file *settings.File, log *logger, ready func(con
 	return s.Run(ctx)
 }
 
-// needRestart names what differs between the configuration a server was started with and a fresh one
-// and is not taken over while it runs.
-func needRestart(old, fresh xmpp.Config) (keys []string) {
-	// Certificates are read anew under the same names; these and the level of the log are not.
-	for _, part := range []struct {
-		key        string
-		old, fresh any
-	}{
-		{"data_dir", old.DataDir, fresh.DataDir},
-		{"domain", old.Domain, fresh.Domain},
-		{"listen", old.Listen, fresh.Listen},
-		{"auth", old.Auth, fresh.Auth},
-		{"limits", old.Limits, fresh.Limits},
-		{"archive", old.Archive, fresh.Archive},
-		{"offline", old.Offline, fresh.Offline},
-		{"audit", old.Audit, fresh.Audit},
-		{"log.format", old.Log.Format, fresh.Log.Format},
-		{"federation.resolver", old.Federation.Resolver, fresh.Federation.Resolver},
-		{"federation.connect_time", old.Federation.ConnectTime, fresh.Federation.ConnectTime},
-		{"federation.idle", old.Federation.Idle, fresh.Federation.Idle},
-		{"federation.queue", old.Federation.Queue, fresh.Federation.Queue},
-	} {
-		if !reflect.DeepEqual(part.old, part.fresh) {
-			keys = append(keys, part.key)
-		}
-	}
-	return keys
-}
-
 // A logger is the server's log with a level that can change.
 type logger struct {
 	*slog.Logger
@@ -178,13 +145,18 @@ func (a *app) reloadCommand() *cobra.Command {
 		Use: "reload", Short: "Make the running server read its configuration and certificates again",
 		Long: `Make the running server read its configuration and certificates again. When there is a mistake it keeps
 the old ones and reports it. Certificates, the policy and partners of federation and the level of the log
-are taken over; of other changes the server's log says that they wait for the next start.`,
+are taken over; other changes wait for the next start, and their keys are printed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.callRunning(cmd, "server.reload", nil, nil); err != nil {
+			var reloaded xmpp.Reloaded
+			if err := a.callRunning(cmd, "server.reload", nil, &reloaded); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "reloaded")
+			waiting := ""
+			if len(reloaded.Waiting) > 0 {
+				waiting = "; these changes wait for a restart: " + strings.Join(reloaded.Waiting, ", ")
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "reloaded"+waiting)
 			return err
 		},
 	}

@@ -52,7 +52,7 @@ again; to prevent it, disable the account.`,
 			if err := a.callRunning(cmd, "session.kick", c2s.KickRequest{JID: who}, &kicked); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d sessions ended\n", kicked.Ended)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s ended\n", count(kicked.Ended, "session"))
 			return err
 		},
 	}

@@ -64,7 +64,7 @@ func drawWrite(r *rand.Rand, ids *uint64) agreeWrite {
 			m.Offline, m.OfflineMax = owner, 1+r.IntN(20)
 		}
 		m.Counted = storage.Counted{Peer: peer, Count: uint32(id)}
-		earlier, taken := r.IntN(6) == 0, r.IntN(6) == 0
+		earlier, taken, body, gone := r.IntN(6) == 0, r.IntN(6) == 0, r.IntN(2) == 0, uint64(r.IntN(2))
 		return func(tx storage.Tx) error {
 			m := m
 			if taken {
@@ -79,7 +79,10 @@ func drawWrite(r *rand.Rand, ids *uint64) agreeWrite {
 				if err != nil {
 					return err
 				}
-				m.Earlier, m.Archived, m.Stanza = storage.Reference{Owner: owner, ID: newest.ID}, nil, ""
+				m.Earlier, m.Archived = storage.Reference{Owner: owner, ID: newest.ID + gone}, nil
+				if !body {
+					m.Stanza = ""
+				}
 			}
 			for _, a := range m.Archived {
 				if _, err := tx.Archive().Page(a.Owner, storage.ArchiveQuery{IDs: []uint64{a.ID}}); err == nil {

@@ -97,21 +97,21 @@ func (m messages) add(new storage.Message) error {
 	}
 	var number uint64
 	row := message{at: new.At, stanza: new.Stanza}
-	if new.Earlier.ID != 0 {
-		earlier, err := m.view(new.Earlier.Owner)
-		if err == nil {
-			var found bool
-			if number, found, err = earlier.find(new.Earlier.ID); err == nil && !found {
-				err = storage.ErrNotFound
-			}
-		}
-		if err == nil {
-			row, err = m.message(number)
-		}
-		if err != nil {
+	earlier := new.Earlier.ID != 0
+	if earlier {
+		var found message
+		var err error
+		number, found, err = m.earlier(new.Earlier)
+		switch {
+		case err == nil:
+			row = found
+		case errors.Is(err, storage.ErrNotFound) && new.Stanza != "":
+			earlier = false // it was purged meanwhile
+		default:
 			return fmt.Errorf("message %d of the archive of %s: %w", new.Earlier.ID, new.Earlier.Owner, err)
 		}
-	} else {
+	}
+	if !earlier {
 		// One taken by an operation that then fails is skipped.
 		var err error
 		if number, err = m.bucket(inMessages).NextSequence(); err != nil {
@@ -137,25 +137,13 @@ func (m messages) add(new storage.Message) error {
 	}
 	holders := 0
 	if !new.Offline.IsZero() {
-		owner := ownerKey(new.Offline)
-		err := offline(m).add(owner, number, new.OfflineMax)
-		switch {
-		case err == nil:
-			holders++
-		case !errors.Is(err, storage.ErrFull):
+		if err := offline(m).add(ownerKey(new.Offline), number, new.OfflineMax); err != nil {
 			return err
-		default:
-			archive, err := m.archiveOf(owner)
-			if err != nil {
-				return err
-			}
-			if id, err := m.idIn(archive, number, row.places); err != nil || id == 0 {
-				return errors.Join(err, storage.ErrFull)
-			}
 		}
+		holders++
 	}
 	// Most messages are acknowledged before they are moved. Until then an archive holds what it has.
-	counted := new.Earlier.ID != 0 || len(row.places) == 0
+	counted := earlier || len(row.places) == 0
 	for _, w := range new.Waiting {
 		waits, err := peers(m).add(w, number, counted)
 		if err != nil {
@@ -165,7 +153,7 @@ func (m messages) add(new storage.Message) error {
 			holders++
 		}
 	}
-	if new.Earlier.ID == 0 && (holders > 0 || len(row.places) > 0) {
+	if !earlier && (holders > 0 || len(row.places) > 0) {
 		if err := m.txn.append(inMessages, key(number), row.encode()); err != nil {
 			return err
 		}
@@ -175,6 +163,22 @@ func (m messages) add(new storage.Message) error {
 		return err
 	}
 	return peers(m).count(new.Counted)
+}
+
+// earlier finds a message in an archive.
+func (m messages) earlier(r storage.Reference) (number uint64, row message, err error) {
+	archive, err := m.view(r.Owner)
+	if err != nil {
+		return 0, row, err
+	}
+	number, found, err := archive.find(r.ID)
+	if err == nil && !found {
+		err = storage.ErrNotFound
+	}
+	if err == nil {
+		row, err = m.message(number)
+	}
+	return number, row, err
 }
 
 // hold changes by how many rows of offline and spool a message is referred to. The last takes the message

@@ -79,15 +79,14 @@ func (m messages) add(message storage.Message) error {
 	}
 	var number uint64
 	var kept row
-	if message.Earlier.ID != 0 {
-		list := m.archives[message.Earlier.Owner.Bare()]
-		i, found := slices.BinarySearchFunc(list, message.Earlier.ID, byNumber)
-		if !found {
-			return fmt.Errorf("message %d of %s: %w", message.Earlier.ID, message.Earlier.Owner, storage.ErrNotFound)
-		}
+	list := m.archives[message.Earlier.Owner.Bare()]
+	if i, found := slices.BinarySearchFunc(list, message.Earlier.ID, byNumber); found {
 		number = list[i].row
 		kept = m.txn.messages[number]
 	} else {
+		if message.Earlier.ID != 0 && message.Stanza == "" {
+			return fmt.Errorf("message %d of %s: %w", message.Earlier.ID, message.Earlier.Owner, storage.ErrNotFound)
+		}
 		var err error
 		if number, err = m.next(lastRow); err != nil {
 			return err
@@ -117,18 +116,17 @@ func (m messages) add(message storage.Message) error {
 	if !message.Offline.IsZero() {
 		owner := message.Offline.Bare().Clone()
 		queue := m.offline[owner]
-		if message.OfflineMax <= 0 || len(queue) < message.OfflineMax {
-			n, err := m.next(lastOffline)
-			if err != nil {
-				return err
-			}
-			if err := put(m.txn, m.offline, owner, insert(queue, ref{number: n, row: number})); err != nil {
-				return err
-			}
-			kept.others++
-		} else if kept.idFor(owner) == 0 {
+		if message.OfflineMax > 0 && len(queue) >= message.OfflineMax {
 			return storage.ErrFull
 		}
+		n, err := m.next(lastOffline)
+		if err != nil {
+			return err
+		}
+		if err := put(m.txn, m.offline, owner, insert(queue, ref{number: n, row: number})); err != nil {
+			return err
+		}
+		kept.others++
 	}
 	if err := put(m.txn, m.txn.messages, number, kept); err != nil {
 		return err

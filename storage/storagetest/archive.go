@@ -501,14 +501,16 @@ func testOfflineFullAndArchived(t *testing.T, s storage.Store) {
 		return m
 	}
 	do(t, s, add(m(1, juliet)))
-	do(t, s, add(m(2, juliet))) // archived, so it only does not wait
+	before := dump(t, s)
+	wantErr(t, "archived for the same", try(t, s, add(m(2, juliet))), storage.ErrFull)
 	wantErr(t, "archived for another", try(t, s, add(m(3, nurse))), storage.ErrFull)
 	wantErr(t, "not archived", try(t, s, add(waits(juliet, "m", 1))), storage.ErrFull)
-	equal(t, "waiting", len(texts(t, s, juliet)), 1)
-	equal(t, "archived", ids(page(t, s, juliet, storage.ArchiveQuery{}).Messages), []uint64{1, 2})
-	equal(t, "archived for another", len(page(t, s, nurse, storage.ArchiveQuery{}).Messages), 0)
+	equal(t, "state after that", dump(t, s), before)
+	unkept := m(2, juliet)
+	unkept.Offline = jid.JID{}
+	do(t, s, add(unkept))
 	again := storage.Message{Earlier: storage.Reference{Owner: juliet, ID: 2}, Offline: juliet, OfflineMax: 1}
-	do(t, s, add(again))
+	wantErr(t, "archived earlier", try(t, s, add(again)), storage.ErrFull)
 	again.OfflineMax = 2
 	do(t, s, add(again))
 	equal(t, "waiting", texts(t, s, juliet), []string{m(1, juliet).Stanza, m(2, juliet).Stanza})
@@ -587,4 +589,33 @@ func testEarlier(t *testing.T, s storage.Store) {
 		t.Error("a message without another party was archived")
 	}
 	equal(t, "state after that", dump(t, s), before)
+}
+
+// testEarlierPurged: a message that was archived, and is so no more when it is to wait, waits all the same.
+func testEarlierPurged(t *testing.T, s storage.Store) {
+	do(t, s, func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: 1}) })
+	do(t, s, add(entered(5, romeo)))
+	purge(t, s, juliet, noon.Add(time.Hour), 9)
+	again := storage.Message{Earlier: storage.Reference{Owner: juliet, ID: 5}, At: noon, Stanza: "<message id='again'/>", Offline: juliet,
+		Waiting: []storage.Waiting{{Peer: 1, Number: 9}}}
+	do(t, s, add(again))
+	waiting := func() (n int) {
+		view(t, s, func(tx storage.Tx) error {
+			list, err := tx.Peers().Waiting(1)
+			for _, m := range list {
+				if n++; m.Stanza != again.Stanza || m.Number != 9 || len(m.Archived) != 0 || !m.At.Equal(noon) {
+					t.Errorf("waiting: %+v", m)
+				}
+			}
+			return err
+		})
+		return n
+	}
+	equal(t, "offline", texts(t, s, juliet), []string{again.Stanza})
+	equal(t, "waiting for the peer", waiting(), 1)
+	equal(t, "archived", len(page(t, s, juliet, storage.ArchiveQuery{}).Messages), 0)
+	do(t, s, func(tx storage.Tx) error { return tx.Offline().Delete(juliet, 1<<63) })
+	equal(t, "waiting for the peer", waiting(), 1)
+	do(t, s, func(tx storage.Tx) error { return tx.Peers().Acknowledged(1, 9) })
+	equal(t, "waiting for the peer", waiting(), 0)
 }

@@ -67,6 +67,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"OfflineFullAndArchived", testOfflineFullAndArchived},
 		{"OfflineTaken", testTaken},
 		{"Earlier", testEarlier},
+		{"EarlierPurged", testEarlierPurged},
 		{"Peers", testPeers},
 		{"PeersThatAreGone", testPeersGone},
 		{"WaitingForPeers", testWaiting},

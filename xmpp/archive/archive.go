@@ -132,7 +132,8 @@ func (a *Archive) outgoing(u hook.User, _ hook.Session, st *stanza.Stanza) hook.
 }
 
 // accepted archives what a user is told, for the user, and marks it with its id (section 3.5). What the
-// user said himself is there already, and so is what did not reach one of his sessions and is sent on.
+// user said himself is there already, and so is what did not reach one of his sessions and is sent on, unless it
+// was not to be archived when it came, or was purged: then it is not archived now.
 func (a *Archive) accepted(u hook.User, st *stanza.Stanza) {
 	owner, entry := u.JID(), journal.Of(*st)
 	if id, ok := a.host.Journal.ID(owner, stanza.Identified(st.Element, owner)); ok {
@@ -145,7 +146,7 @@ func (a *Archive) accepted(u hook.User, st *stanza.Stanza) {
 	if entry != nil {
 		id, ok = entry.Archived(owner)
 	}
-	if !ok && a.wants(u, *st, st.From) {
+	if again := entry != nil && entry.Again(); !ok && !again && a.wants(u, *st, st.From) {
 		*st, entry = a.host.Journal.Open(*st)
 		id, ok = a.keep(u, entry, st.From), true
 	}

@@ -346,6 +346,45 @@ func TestLostResultsAreNotSentOn(t *testing.T) {
 	}
 }
 
+// What a session did not get is sent on also when it was purged meanwhile, and does not enter the archive once more:
+// neither as it was sent, nor as it is found after a restart, without its id.
+func TestPurgedIsSentOn(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		h := newHouse(t)
+		c := h.login("balcony")
+		h.do(func(u *session.User) {
+			u.SetPresence(c.s, stanza.New(stanza.Presence, "", "", c.s.JID(), jid.JID{}))
+		})
+		h.hear("1")
+		if err := h.host.Journal.Barrier(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := h.purge(t.Context(), juliet, h.now().Add(time.Hour)); n != 1 || err != nil {
+			t.Fatalf("%d messages were purged, %v", n, err)
+		}
+		if restarted {
+			for i := range c.got {
+				c.got[i].Element = stanza.StripClaims(c.got[i].Element, juliet)
+			}
+		}
+		h.host.Users.End(c.s, nil)
+		select {
+		case st := <-h.lost:
+			if st.Element.Child("body", ns.Client).Text() != "1" {
+				t.Errorf("got %s", st.Element)
+			}
+		case <-time.After(patience):
+			t.Fatal("it is lost")
+		}
+		h.write(func(tx storage.Tx) error {
+			if _, _, err := tx.Archive().Bounds(juliet); !errors.Is(err, storage.ErrNotFound) {
+				t.Errorf("restarted %t: it is in the archive again: %v", restarted, err)
+			}
+			return nil
+		})
+	}
+}
+
 // A page is bounded in bytes, whatever a client asks for, and the next one goes on where it ended.
 func TestPageBytes(t *testing.T) {
 	h := newHouse(t)
@@ -396,6 +435,26 @@ func TestPageBytes(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("backwards: %d messages, want %d", len(got), len(want))
+	}
+}
+
+// Operators are shown as many messages as they ask for, however large these are.
+func TestReadBytes(t *testing.T) {
+	h := newHouse(t)
+	large := strings.Repeat("x", pageBytes/5)
+	for i := range 15 {
+		h.hear(fmt.Sprint(i, large))
+	}
+	for limit, want := range map[int]int{1: 1, 5: 5, 13: 13, 15: 15, 1000: 15} {
+		list, err := h.verbRead(t.Context(), Request{Account: juliet, Limit: limit})
+		if err != nil || len(list) != want {
+			t.Fatalf("%d of %d messages, %v", len(list), want, err)
+		}
+		for i, m := range list {
+			if m.Body != fmt.Sprint(15-want+i, large) {
+				t.Errorf("of %d, message %d is %.10s", want, i, m.Body)
+			}
+		}
 	}
 }
 
@@ -529,6 +588,74 @@ func TestRetentionAfterWrongClock(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A purge does not wait for a message that could not be written, which is not the end of the archive either.
+func TestRetentionAfterAFailedCommit(t *testing.T) {
+	for _, left := range []string{"", "kept"} {
+		h := newHouse(t)
+		h.retention = time.Hour
+		h.login("balcony") // so that the account is in memory
+		h.hear("old")
+		h.pass(2 * time.Hour)
+		if left != "" {
+			h.hear(left)
+		}
+		if err := h.host.Journal.Barrier(); err != nil {
+			t.Fatal(err)
+		}
+		h.faults.FailNext(fmt.Errorf("disk: %w", storage.ErrNoSpace))
+		h.hear("not kept")
+		if err := h.host.Journal.Barrier(); err != nil || h.faults.Pending() > 0 {
+			t.Fatal("no commit has failed", err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- h.purgeAll(t.Context()) }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("it does not end")
+		}
+		var last mark
+		if err := h.host.Store.View(func(tx storage.Tx) (err error) {
+			_, last, err = readBounds(tx, juliet)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		h.do(func(u *session.User) {
+			if b := h.boxes.Get(u); b.newest.id != last.id || (left != "") != (last.id != 0) {
+				t.Errorf("%q is left: in memory the archive ends with %v, on disk with %v", left, b.newest, last)
+			}
+		})
+	}
+}
+
+// One archive that cannot be purged does not keep the others.
+func TestRetentionGoesOnAfterAnError(t *testing.T) {
+	h := newHouse(t)
+	h.retention = time.Hour
+	h.router.Route(message(jid.MustParse("paris@b.test"), romeo, "old"))
+	h.hear("old")
+	h.write(func(tx storage.Tx) error {
+		return tx.Settings().Put(juliet, retentionKey, element.Leaf(retention, ns.MAM, "for ever").String(), 0)
+	})
+	h.pass(2 * time.Hour)
+	if err := h.purgeAll(t.Context()); err == nil || !strings.Contains(err.Error(), juliet.String()) {
+		t.Errorf("the archive that cannot be purged is not named: %v", err)
+	}
+	for account, want := range map[jid.JID]int{juliet: 1, romeo: 0} {
+		h.write(func(tx storage.Tx) error {
+			stats, err := tx.Archive().Stats(account)
+			if stats.Messages != want {
+				t.Errorf("%s has %d messages, want %d", account, stats.Messages, want)
+			}
+			return err
+		})
+	}
 }
 
 // Retention ends when the server does.

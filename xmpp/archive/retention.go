@@ -40,34 +40,46 @@ func (a *Archive) retain(ctx context.Context) error {
 	}
 }
 
-// purgeAll goes through the archives of all accounts.
+// purgeAll goes through the archives of all accounts. One that fails does not keep the others; the error is
+// that of the first.
 func (a *Archive) purgeAll(ctx context.Context) error {
 	all, err := a.accounts("")
 	if err != nil {
 		return err
 	}
-	total := 0
+	total, failed := 0, 0
+	var first error
 	for _, owner := range all {
+		n, err := a.purgeOld(ctx, owner)
+		total += n
 		if ctx.Err() != nil {
 			return nil
 		}
-		kept, _, err := a.retention(owner)
-		if err != nil {
+		if errors.Is(err, storage.ErrClosed) {
 			return err
 		}
-		if kept == 0 {
-			continue
-		}
-		n, err := a.purge(ctx, owner, a.host.Now().Add(-kept))
 		if err != nil {
-			return fmt.Errorf("archive of %s: %w", owner, err)
+			if failed++; failed == 1 {
+				first = fmt.Errorf("archive of %s: %w", owner, err)
+			}
 		}
-		total += n
 	}
 	if total > 0 {
 		a.host.Log.Info("old messages removed", "messages", total)
 	}
-	return nil
+	if failed > 1 {
+		return fmt.Errorf("%d archives, the first: %w", failed, first)
+	}
+	return first
+}
+
+// purgeOld removes what an account's retention does not keep.
+func (a *Archive) purgeOld(ctx context.Context, owner jid.JID) (int, error) {
+	kept, _, err := a.retention(owner)
+	if err != nil || kept == 0 {
+		return 0, err
+	}
+	return a.purge(ctx, owner, a.host.Now().Add(-kept))
 }
 
 func (a *Archive) accounts(domain string) (all []jid.JID, err error) {
@@ -117,45 +129,63 @@ func (a *Archive) purge(ctx context.Context, owner jid.JID, before time.Time) (t
 		}
 	}
 	if total > 0 {
-		err = a.shorten(owner, before)
+		err = a.shorten(ctx, owner)
 	}
 	return total, err
 }
 
-// shorten brings what is in memory of an archive in line with the store after a purge. What came since may
-// not be on disk yet; then this waits for it.
-func (a *Archive) shorten(owner jid.JID, before time.Time) error {
-	for {
-		if err := a.host.Journal.Barrier(); err != nil {
-			return err
-		}
+// shorten brings what is in memory of an archive in line with the store after a purge. What has got an id by then is
+// on disk when it is read, or could not be written and never will be; what gets one later is the newest.
+func (a *Archive) shorten(ctx context.Context, owner jid.JID) error {
+	for again := true; again; {
+		horizon, err := a.settled(ctx, owner)
 		var oldest, newest mark
-		err := a.host.Store.View(func(tx storage.Tx) (err error) {
-			oldest, newest, err = readBounds(tx, owner)
-			return err
-		})
-		if err != nil {
-			return err
+		if err == nil {
+			err = a.host.Store.View(func(tx storage.Tx) (err error) {
+				oldest, newest, err = readBounds(tx, owner)
+				return err
+			})
 		}
-		again := false
-		err = a.host.Users.Do(owner, func(u *session.User) {
-			b := a.boxes.Get(u)
-			if oldest.id == 0 && !b.newest.at.Before(before) {
-				again = true
-				return
-			}
-			b.oldest = oldest
-			if b.newest.at.Before(before) {
-				b.newest = newest
-			}
-		})
+		if err == nil {
+			err = a.host.Users.Do(owner, func(u *session.User) {
+				b := a.boxes.Get(u)
+				since := b.newest.id > horizon
+				if again = since && oldest.id == 0; again {
+					return // what came since may be all that there is
+				}
+				b.oldest = oldest
+				if !since {
+					b.newest = newest
+				}
+			})
+		}
 		if errors.Is(err, storage.ErrNotFound) { // the account is gone
 			return nil
 		}
-		if err != nil || !again {
+		if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// settled waits until all that is to enter an archive so far is on disk, or known not to be, and returns the
+// newest id of that. What a user says has its id first and is submitted by the effects that follow.
+func (a *Archive) settled(ctx context.Context, owner jid.JID) (horizon uint64, err error) {
+	submitted := make(chan struct{})
+	err = a.host.Users.Do(owner, func(u *session.User) {
+		horizon = a.host.Journal.Last()
+		u.After(func() { close(submitted) })
+	})
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-submitted:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return horizon, a.host.Journal.Barrier()
 }
 
 // retention is how long an account's messages are kept, 0: for good; own says that the account has a

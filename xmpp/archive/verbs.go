@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tombolo/storage"
@@ -108,19 +109,27 @@ func (a *Archive) verbRead(_ context.Context, q Request) ([]Message, error) {
 	}
 	r := request{max: min(q.Limit, maxRead)}
 	r.With, r.Start, r.End, r.Backwards = q.With, q.Start, q.End, true
-	page, err := a.read(q.Account, r, a.host.Journal.Last())
-	if err != nil {
-		return nil, err
-	}
-	list := make([]Message, len(page.messages))
-	for i, m := range page.messages {
-		e, err := element.ParseOne(m.Stanza, ns.Client)
+	horizon := a.host.Journal.Last()
+	list := []Message{} // newest first, until all are there
+	for r.max > 0 {     // a page has as many bytes as clients get at once
+		page, err := a.read(q.Account, r, horizon)
 		if err != nil {
 			return nil, err
 		}
-		list[i] = Message{ID: a.host.Journal.StanzaID(q.Account, m.ID), At: m.At, From: e.Attr("from"), To: e.Attr("to"),
-			Body: e.Child("body", ns.Client).Text(), Stanza: m.Stanza}
+		for _, m := range slices.Backward(page.messages) {
+			e, err := element.ParseOne(m.Stanza, ns.Client)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, Message{ID: a.host.Journal.StanzaID(q.Account, m.ID), At: m.At, From: e.Attr("from"), To: e.Attr("to"),
+				Body: e.Child("body", ns.Client).Text(), Stanza: m.Stanza})
+			r.Before = m.ID
+		}
+		if r.max -= len(page.messages); page.complete || len(page.messages) == 0 {
+			break
+		}
 	}
+	slices.Reverse(list)
 	return list, nil
 }
 

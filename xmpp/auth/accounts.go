@@ -27,7 +27,7 @@ func (a *Accounts) Exists(account jid.JID) (bool, error) {
 func (a *Accounts) Get(account jid.JID) (storage.Account, error) {
 	kept, err := a.get(account)
 	if err != nil {
-		return storage.Account{}, fmt.Errorf("get account %s: %w", account, err)
+		return storage.Account{}, fmt.Errorf("get account %s: %w", account, reason(err))
 	}
 	kept.Credentials = nil
 	return kept, nil
@@ -81,9 +81,13 @@ func (a *Accounts) Create(ctx context.Context, account jid.JID, password string)
 		Created:     a.opts.Now(),
 		Generation:  binary.BigEndian.Uint64(generation),
 	}
-	return a.submit(ctx, "create", account, func(tx storage.Tx) error {
+	err = a.submit(ctx, "create", account, func(tx storage.Tx) error {
 		return tx.Accounts().Create(made)
 	})
+	if err == nil {
+		a.moved(nil, credentials)
+	}
+	return err
 }
 
 // SetPassword replaces the password and forgets every client with its tokens, and returns when that
@@ -94,15 +98,20 @@ func (a *Accounts) SetPassword(ctx context.Context, account jid.JID, password st
 	if err != nil {
 		return fmt.Errorf("set password of %s: %w", account, err)
 	}
-	return a.submit(ctx, "set password of", account, func(tx storage.Tx) error {
+	var before []storage.Credential
+	err = a.submit(ctx, "set password of", account, func(tx storage.Tx) error {
 		kept, err := tx.Accounts().Get(account)
 		if err != nil {
 			return err
 		}
-		kept.Credentials = credentials
+		before, kept.Credentials = kept.Credentials, credentials
 		kept.Generation++
 		return errors.Join(tx.Accounts().Update(kept), revoke(tx, account, nil, true))
 	})
+	if err == nil {
+		a.moved(before, credentials)
+	}
+	return err
 }
 
 // SetDisabled forbids or permits an account to log in. Tokens end when it is forbidden; sessions
@@ -135,9 +144,19 @@ func (a *Accounts) Delete(ctx context.Context, account jid.JID) error {
 
 func (a *Accounts) submit(ctx context.Context, verb string, account jid.JID, fn func(storage.Tx) error) error {
 	if err := a.store.Submit(fn).Wait(ctx); err != nil {
-		return fmt.Errorf("%s account %s: %w", verb, account, err)
+		return fmt.Errorf("%s account %s: %w", verb, account, reason(err))
 	}
 	return nil
+}
+
+// reason is a refusal of the store without the operation and the account, which its error names too.
+func reason(err error) error {
+	for _, refusal := range []error{storage.ErrNotFound, storage.ErrExists} {
+		if errors.Is(err, refusal) {
+			return refusal
+		}
+	}
+	return err
 }
 
 // derive makes the credentials to keep for a password, each with a salt of its own.

@@ -66,6 +66,7 @@ type Accounts struct {
 	opts   Options
 	secret []byte // behind the credentials of users that do not exist
 	tokens *sealer
+	census census
 }
 
 // NewAccounts makes the accounts kept in store usable. At the first start it also makes the
@@ -107,8 +108,8 @@ func NewAccounts(store storage.Store, opts Options) (*Accounts, error) {
 		return nil, fmt.Errorf("auth: key for tokens: %w", err)
 	}
 	a := &Accounts{store: store, opts: opts, secret: secret, tokens: tokens}
-	if err := a.forgetUnwanted(); err != nil {
-		return nil, fmt.Errorf("auth: forget keys: %w", err)
+	if err := a.review(); err != nil {
+		return nil, fmt.Errorf("auth: look through accounts: %w", err)
 	}
 	return a, nil
 }
@@ -209,23 +210,33 @@ func (a *Accounts) verify(account jid.JID, password string) (storage.Account, bo
 // there is, and the account. It first makes what an unknown account would get, so that the work is
 // the same for all.
 func (a *Accounts) lookup(account jid.JID, mechanism string) (string, sasl.Credential, storage.Account, error) {
-	wanted := cmp.Or(mechanism, a.opts.Mechanisms[0])
-	credential, err := a.imagine(account, wanted)
+	drawn := a.drawn(account)
+	n := slices.IndexFunc(drawn, func(iterations int) bool { return iterations > 0 })
+	if mechanism != "" {
+		n = slices.Index(a.opts.Mechanisms, mechanism)
+	}
+	imagined, iterations := cmp.Or(mechanism, a.opts.Mechanisms[max(n, 0)]), 0
+	if n >= 0 {
+		iterations = drawn[n]
+	}
+	credential, err := a.imagine(account, imagined, cmp.Or(iterations, a.opts.Iterations))
 	if err != nil {
 		return "", sasl.Credential{}, storage.Account{}, err
 	}
 	kept, err := a.get(account)
 	if errors.Is(err, storage.ErrNotFound) {
-		return wanted, credential, kept, nil
+		return imagined, credential, kept, nil
 	}
 	if err != nil {
 		return "", sasl.Credential{}, kept, err
 	}
+	wanted := cmp.Or(mechanism, a.opts.Mechanisms[0])
 	i := slices.IndexFunc(kept.Credentials, func(c storage.Credential) bool { return c.Mechanism == wanted })
 	if i < 0 && mechanism == "" && len(kept.Credentials) > 0 {
 		i = 0
 	}
-	if i < 0 {
+	if i < 0 { // as those are imagined who lack these keys
+		credential.Salt, credential.Iterations = a.salt(account, wanted, a.opts.Iterations), a.opts.Iterations
 		return wanted, credential, kept, nil
 	}
 	c := kept.Credentials[i]
@@ -242,16 +253,18 @@ func (a *Accounts) lookup(account jid.JID, mechanism string) (string, sasl.Crede
 
 // imagine makes the credential that an account would have whose salt and password follow from the
 // server's secret.
-func (a *Accounts) imagine(account jid.JID, mechanism string) (sasl.Credential, error) {
-	c := sasl.Credential{
-		Salt:       a.fromSecret("salt", mechanism, account)[:saltSize],
-		Iterations: a.opts.Iterations,
-	}
+func (a *Accounts) imagine(account jid.JID, mechanism string, iterations int) (sasl.Credential, error) {
+	c := sasl.Credential{Salt: a.salt(account, mechanism, iterations), Iterations: iterations}
 	// One iteration: nobody will prove these keys, they have to have the right size only.
 	password := fmt.Sprintf("%x", a.fromSecret("password", mechanism, account))
 	var err error
 	c.StoredKey, c.ServerKey, err = sasl.Derive(mechanism, password, c.Salt, 1)
 	return c, err
+}
+
+// salt is imagined with the iterations, since a password that is set anew has both anew.
+func (a *Accounts) salt(account jid.JID, mechanism string, iterations int) []byte {
+	return a.fromSecret(fmt.Sprintf("salt %d", iterations), mechanism, account)[:saltSize]
 }
 
 func (a *Accounts) fromSecret(purpose, mechanism string, account jid.JID) []byte {

@@ -99,7 +99,8 @@ func (a *Accounts) complete(kept storage.Account, password string) error {
 
 // add keeps credentials of mechanisms that an account has none for.
 func (a *Accounts) add(account jid.JID, proved epoch, made []storage.Credential) *storage.Ticket {
-	return a.store.Submit(func(tx storage.Tx) error {
+	var before, after []storage.Credential
+	ticket := a.store.Submit(func(tx storage.Tx) error {
 		kept, err := tx.Accounts().Get(account)
 		switch {
 		case err != nil && !errors.Is(err, storage.ErrNotFound):
@@ -107,29 +108,35 @@ func (a *Accounts) add(account jid.JID, proved epoch, made []storage.Credential)
 		case err != nil || kept.Disabled || !proved.holds(kept, storage.Client{}):
 			return &sasl.Failure{Condition: sasl.NotAuthorized, Cause: errors.New("credentials changed")}
 		}
+		before = slices.Clone(kept.Credentials)
 		for _, c := range made {
 			if slices.Contains(missing(kept, []string{c.Mechanism}), c.Mechanism) {
 				kept.Credentials = append(kept.Credentials, c)
 			}
 		}
 		kept.Credentials = a.wanted(kept)
+		after = kept.Credentials
 		return tx.Accounts().Update(kept)
 	})
+	ticket.Then(func(err error) {
+		if err == nil {
+			a.moved(before, after)
+		}
+	})
+	return ticket
 }
 
-// forgetUnwanted drops the keys of mechanisms that are not wanted any more from every account that
-// can do without.
-func (a *Accounts) forgetUnwanted() error {
+// review takes the census of all accounts, and drops the keys of mechanisms that are not wanted any more
+// from each that can do without.
+func (a *Accounts) review() error {
 	var some bool
 	err := a.store.View(func(tx storage.Tx) error {
 		for account, err := range tx.Accounts().All("") {
 			if err != nil {
 				return err
 			}
-			if len(a.wanted(account)) < len(account.Credentials) {
-				some = true
-				break
-			}
+			a.moved(nil, account.Credentials)
+			some = some || len(a.wanted(account)) < len(account.Credentials)
 		}
 		return nil
 	})

@@ -70,7 +70,7 @@ type Server struct {
 	role     *stream.Role
 	direct   *tls.Config // of direct TLS
 	stream   *tls.Config // of STARTTLS
-	throttle throttle
+	throttle *throttle
 	parking  parking
 
 	mu      sync.Mutex
@@ -82,9 +82,9 @@ type Server struct {
 // New makes the role that all client streams share.
 func New(c Config) *Server {
 	s := &Server{Config: c, streams: make(map[*stream.Stream]bool)}
-	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[key]endedSession)
+	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[jid.JID][]endedSession)
 	s.parking.acked = make(map[*outlet]struct{})
-	s.throttle.now = time.Now
+	s.throttle = newThrottle(c.Timing.Login)
 	s.ended.L = &s.mu
 	// Session tickets are off: a full handshake costs little, and what was proved by a certificate
 	// is then proved on every connection.
@@ -118,26 +118,30 @@ func New(c Config) *Server {
 	return s
 }
 
-// Serve lives one connection, with direct TLS or with STARTTLS, and returns when it is over.
+// Serve lives one connection, with direct TLS or with STARTTLS. It returns when the stream has begun.
 func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
 	pass, ok := s.Gate.Enter(c.RemoteAddr())
 	if !ok {
 		c.Close()
 		return
 	}
-	defer pass.Leave()
 	st, err := stream.New(s.role, c)
 	if err != nil {
 		s.Log.Error("connection could not be served", "err", err)
 		c.Close()
+		pass.Leave()
 		return
 	}
 	st.Data = &client{server: s, stream: st, pass: pass}
 	if !s.enter(st) {
 		c.Close()
+		pass.Leave()
 		return
 	}
-	defer s.leave(st)
+	leave := func() {
+		s.leave(st)
+		pass.Leave()
+	}
 	if direct {
 		handshake, cancel := context.WithTimeout(ctx, s.Timing.Login)
 		err := st.Secure(handshake, s.direct)
@@ -145,15 +149,19 @@ func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
 		if err != nil {
 			st.Log.Debug("TLS handshake failed", "err", err)
 			c.Close()
+			leave()
 			return
 		}
 	}
-	if err := st.Run(ctx); err != nil && !transport.Gone(err) {
-		st.Log.Info("stream ended", "err", err)
-	}
+	st.Live(ctx, func(err error) {
+		if err != nil && !transport.Gone(err) {
+			st.Log.Info("stream ended", "err", err)
+		}
+		leave()
+	})
 }
 
-// Shutdown ends all streams and waits for that, or for ctx. Clients that can resume their sessions, or are
+// Shutdown ends all streams and waits for that; those that are left when ctx ends are aborted. Clients that can resume their sessions, or are
 // about to do it, lose their connections; the others are told <system-shutdown/>.
 func (s *Server) Shutdown(ctx context.Context) {
 	for _, o := range s.parking.all() {
@@ -173,10 +181,12 @@ func (s *Server) Shutdown(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.ended.Broadcast()
+		for st := range s.streams {
+			st.Abort()
+		}
 	})
 	defer stop()
-	for len(s.streams) > 0 && ctx.Err() == nil {
+	for len(s.streams) > 0 {
 		s.ended.Wait()
 	}
 	s.mu.Unlock()
@@ -186,6 +196,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 				o.Changed()
 			}
 		})
+		o.counted()
 	}
 	s.release()
 }

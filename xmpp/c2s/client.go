@@ -15,14 +15,16 @@ import (
 
 // A client is what this package keeps of a stream.
 type client struct {
-	server  *Server
-	stream  *stream.Stream
-	pass    *transport.Pass
-	trying  string           // for whom the client wants to be taken
-	account jid.JID          // once authenticated
-	epoch   string           // of that login, for auth.Accounts.Current
-	session *session.Session // once bound
-	outlet  *outlet          // of the session
+	server   *Server
+	stream   *stream.Stream
+	pass     *transport.Pass
+	trying   string           // for whom the client wants to be taken
+	guessing bool             // by a password, under the throttle
+	account  jid.JID          // once authenticated
+	epoch    string           // of that login, for auth.Accounts.Current
+	agent    string           // the installation that logged in; "" where it did not say
+	session  *session.Session // once bound
+	outlet   *outlet          // of the session
 }
 
 func clientOf(st *stream.Stream) *client { return st.Data.(*client) }

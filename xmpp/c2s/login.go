@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"tombolo/storage"
 	"tombolo/xmpp/audit"
@@ -52,37 +53,49 @@ func (s *Server) tokens(st *stream.Stream) []string {
 
 func (s *Server) attempt(st *stream.Stream) *sasl.Attempt {
 	a, c := s.Accounts.Attempt(st.Local), clientOf(st)
-	c.trying = ""
+	c.trying, c.guessing = "", false
 	a.Binding = st.Binding
 	credentials, verify := a.Credentials, a.Verify
 	a.Credentials = func(user, mechanism string) (sasl.Credential, error) {
-		c.try(user)
+		if err := c.try(user); err != nil {
+			return sasl.Credential{}, err
+		}
 		return credentials(user, mechanism)
 	}
 	a.Verify = func(user, password string) (string, bool, error) {
-		c.try(user)
+		if err := c.try(user); err != nil {
+			return "", false, err
+		}
 		return verify(user, password)
 	}
 	return a
 }
 
-// try notes for whom the client wants to be taken, and holds it up where somebody at its address has
-// guessed that account's password too often.
-func (c *client) try(user string) {
+// try notes for whom the client wants to be taken by a password, and holds it up where somebody at its
+// address has guessed that too often. Its error says that the time was too short for that: what the
+// client proves is not looked at then.
+func (c *client) try(user string) error {
 	c.trying = user
-	if site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt); limited {
-		if d := c.server.throttle.wait(site, user+"@"+c.stream.Local); d > 0 {
-			c.server.Counters.Hit("limit: failed logins")
-			c.stream.Pause(d)
-		}
+	site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt)
+	if !limited {
+		return nil
 	}
+	c.guessing = c.server.throttle.admit(site, user+"@"+c.stream.Local, func(d time.Duration) bool {
+		c.server.Counters.Hit("limit: failed logins")
+		return c.stream.Pause(d)
+	})
+	if !c.guessing {
+		return &sasl.Failure{Condition: sasl.TemporaryAuthFailure,
+			Cause: errors.New("there were too many attempts from this address")}
+	}
+	return nil
 }
 
 // tried notes the outcome.
 func (c *client) tried(good bool) {
-	site, limited := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt)
+	site, _ := transport.Site(c.stream.Conn().RemoteAddr(), c.server.Exempt)
 	switch account := c.trying + "@" + c.stream.Local; {
-	case !limited || c.trying == "":
+	case !c.guessing:
 	case good:
 		c.server.throttle.succeeded(site, account)
 	default:
@@ -96,13 +109,14 @@ func (s *Server) accepted(st *stream.Stream, x *sasl.Exchange) error {
 	if err != nil {
 		return &sasl.Failure{Condition: sasl.NotAuthorized, Cause: err}
 	}
-	clientOf(st).authenticated(account, x)
+	clientOf(st).authenticated(account, "", x)
 	return nil
 }
 
-// authenticated is called when the client is about to be told of its success.
-func (c *client) authenticated(account jid.JID, x *sasl.Exchange) {
-	c.account, c.epoch = account, x.Epoch()
+// authenticated is called when the client is about to be told of its success. agent is the installation
+// that it says it is of.
+func (c *client) authenticated(account jid.JID, agent string, x *sasl.Exchange) {
+	c.account, c.agent, c.epoch = account, agent, x.Epoch()
 	c.stream.Peer = account.String()
 	c.stream.Log = c.stream.Log.With("account", c.stream.Peer)
 	c.pass.Known()
@@ -151,13 +165,7 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 			o.session, c.session, c.outlet = s, s, o
 			announce(u, s)
 		},
-		Valid: func() error {
-			holds, err := c.server.Accounts.Current(full.Bare(), epoch)
-			if err == nil && !holds {
-				err = errOutdated
-			}
-			return err
-		},
+		Valid: func() error { return c.server.current(full.Bare(), epoch) },
 	})
 	switch {
 	case errors.Is(err, storage.ErrNotFound): // deleted since it logged in
@@ -172,6 +180,15 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 	c.stream.Log = c.stream.Log.With("resource", full.Resource())
 	c.stream.Log.Debug("resource bound")
 	return nil
+}
+
+// current is errOutdated where a login of that epoch does not hold any more.
+func (s *Server) current(account jid.JID, epoch string) error {
+	holds, err := s.Accounts.Current(account, epoch)
+	if err == nil && !holds {
+		err = errOutdated
+	}
+	return err
 }
 
 // errOutdated is the end of a login whose account or client lost its permission meanwhile.
@@ -216,7 +233,7 @@ func (c *client) bind(e element.Element) (stream.Outcome, error) {
 		}
 		return stream.Outcome{}, nil
 	}
-	err = c.open(full, "", c.epoch, func(*session.User, *session.Session) {
+	err = c.open(full, c.agent, c.epoch, func(*session.User, *session.Session) {
 		payload := element.Start("bind", ns.Bind).Leaf("jid", ns.Bind, full.String()).Element()
 		c.stream.Send(request.Result(payload).Element)
 	})

@@ -84,7 +84,7 @@ func (r *request) Attempt() *sasl.Attempt {
 	}
 	tokens := r.client.server.Accounts.Tokens(r.client.stream.Local, r.agent)
 	a.Tokens = func(user, mechanism string) (sasl.Tokens, error) {
-		r.client.try(user)
+		r.client.trying = user
 		return tokens(user, mechanism)
 	}
 	return a
@@ -161,12 +161,12 @@ func (r *request) Grant(success stream.Success) error {
 		further = append(further, refused)
 	}
 	if r.bind.IsZero() {
-		c.authenticated(r.account, r.exchange)
+		c.authenticated(r.account, r.agent, r.exchange)
 		success(r.account.String(), 0, further...)
 		return nil
 	}
 	return r.bindResource(func(full jid.JID, bound element.Element) {
-		c.authenticated(r.account, r.exchange)
+		c.authenticated(r.account, r.agent, r.exchange)
 		success(full.String(), stream.Bound, append([]element.Element{bound}, further...)...)
 	})
 }

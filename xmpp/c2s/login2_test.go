@@ -433,3 +433,13 @@ func TestTooManySessions(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// XEP-0198 section 5: a server that resumes no sessions says so.
+func TestNoResumption(t *testing.T) {
+	s := serve(t, func(c *c2s.Config) { c.Plain, c.Resume = true, 0 })
+	w, _ := s.dial(t, nil)
+	w.ask(authenticate("PLAIN", []byte(plain("romeo")), ""), "</stream:features>")
+	if got := w.ask("<resume xmlns='"+ns.SM+"' previd='one of before' h='0'/>", "</failed>"); !strings.Contains(got, "<feature-not-implemented ") {
+		t.Errorf("got %s", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"tombolo/storage"
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/session"
@@ -133,11 +134,16 @@ func count(e element.Element) (uint32, error) {
 // resume puts the client's earlier session on this stream (section 5).
 func (c *client) resume(e element.Element) (stream.Outcome, error) {
 	refused, err := c.takeOver(e, func(handled uint32) { c.stream.Send(resumed(e, handled)) })
-	if !refused.IsZero() {
+	switch {
+	case errors.Is(err, errOutdated):
+		return stream.Outcome{}, &stanza.StreamError{Condition: stanza.StreamNotAuthorized}
+	case err != nil:
+		return stream.Outcome{}, err
+	case !refused.IsZero():
 		c.stream.Send(refused)
 		return stream.Outcome{}, nil
 	}
-	return stream.Outcome{Gains: stream.Bound | stream.Resumed}, err
+	return stream.Outcome{Gains: stream.Bound | stream.Resumed}, nil
 }
 
 func resumed(resume element.Element, handled uint32) element.Element {
@@ -146,51 +152,53 @@ func resumed(resume element.Element, handled uint32) element.Element {
 }
 
 // takeOver makes the session that <resume/> names this stream's. announce tells the client, before
-// what it has not got is sent again. Where there is no such session it returns <failed/>, and the
-// client may bind a resource instead.
+// what it has not got is sent again. Whatever is wrong with the request is answered with <failed/>, which
+// it returns, and the client may bind a resource instead (sections 6 and 9.2.1). Its error is errOutdated where
+// the login does not hold any more.
 func (c *client) takeOver(e element.Element, announce func(handled uint32)) (refused element.Element, err error) {
-	h, err := count(e)
-	if err != nil {
-		return element.Element{}, err
+	h, malformed := count(e)
+	if malformed != nil {
+		return failed(stanza.BadRequest("")), nil
 	}
 	id := keyOf(e.Attr("previd"))
 	o := c.server.parking.find(id, c.account)
 	if o == nil {
 		return c.notFound(id), nil
 	}
-	if holds, err := c.server.Accounts.Current(c.account, c.epoch); err != nil || !holds {
-		return element.Element{}, &stanza.StreamError{Condition: stanza.StreamNotAuthorized}
-	}
+	valid := func() error { return c.server.current(c.account, c.epoch) }
 	for deadline := time.Now().Add(storeTime); ; {
 		// From here on nothing that the old stream still brings counts.
 		var unhandled <-chan struct{}
-		over := false
-		if doErr := c.server.Users.Do(c.account, func(u *session.User) {
+		err := c.server.Users.DoIf(c.account, valid, func(u *session.User) {
 			if u.Find(o.session.JID()) != o.session || !o.ledger.Known(h) {
-				refused, over = c.notFound(id), true
+				refused = c.notFound(id)
 				return
 			}
 			c.displace(u, o)
-			if _, unhandled = o.ledger.Handled(); unhandled == nil {
-				err, over = c.adopt(u, o, h, announce), true
+			if _, unhandled = o.ledger.Handled(); unhandled == nil && c.adopt(u, o, h, announce) != nil {
+				refused = failed(stanza.BadRequest("")) // more than it was sent
 			}
-		}); doErr != nil {
-			return c.notFound(id), nil
-		}
-		if over {
+		})
+		switch {
+		case errors.Is(err, storage.ErrNotFound): // deleted since it logged in
+			return element.Element{}, errOutdated
+		case err != nil || unhandled == nil:
 			return refused, err
 		}
 		// The client will send again what is not counted, so what is under way must be over.
 		if !c.stream.Await(unhandled, time.Until(deadline)) {
-			return element.Element{}, &stanza.StreamError{Condition: stanza.StreamResourceConstraint,
-				Text: "what was sent before is not stored yet"}
+			return failed(stanza.ResourceConstraint("")), nil
 		}
 	}
 }
 
-// notFound is the answer where a session has ended; it has the count if that is still known.
+// notFound is the answer where a session has ended, or sessions are never resumed; it has the count if
+// that is still known (section 5).
 func (c *client) notFound(id key) element.Element {
 	answer := failed(stanza.ItemNotFound(""))
+	if c.server.Resume <= 0 {
+		answer = failed(stanza.FeatureNotImplemented(""))
+	}
 	if handled, ok := c.server.parking.handled(id, c.account); ok {
 		answer = answer.WithAttr("h", strconv.FormatUint(uint64(handled), 10))
 	}
@@ -209,13 +217,15 @@ func (c *client) displace(u *session.User, o *outlet) {
 	old.Close(&stanza.StreamError{Condition: stanza.StreamConflict, Text: "the session was resumed"})
 }
 
-// adopt makes a session without a stream this client's.
+// adopt makes a session without a stream this client's: who may have it is from now on decided by this
+// login, and not by the one that bound it (XEP-0494 section 5).
 func (c *client) adopt(u *session.User, o *outlet, h uint32, announce func(uint32)) error {
 	arrived, changed, err := o.ledger.Acknowledged(h)
 	if err != nil {
 		return err
 	}
 	c.session, c.outlet = o.session, o
+	c.session.SetClient(c.agent)
 	u.Arrived(arrived)
 	o.ledger.Resume(c.stream, o.renumbered(o.ledger.Acked(), changed), func(handled uint32) {
 		c.stream.Log = c.stream.Log.With("resource", o.session.JID().Resource())
@@ -268,9 +278,9 @@ func (c *client) written() {
 // resumeLogin is resumption with the login (section 9.2).
 func (r *request) resumeLogin(success stream.Success, further []element.Element) (refused element.Element, err error) {
 	c := r.client
-	c.account, c.epoch = r.account, r.exchange.Epoch()
+	c.account, c.agent, c.epoch = r.account, r.agent, r.exchange.Epoch()
 	return c.takeOver(r.resume, func(handled uint32) {
-		c.authenticated(r.account, r.exchange)
+		c.authenticated(r.account, r.agent, r.exchange)
 		success(c.session.JID().String(), stream.Bound|stream.Resumed,
 			append([]element.Element{resumed(r.resume, handled)}, further...)...)
 	})

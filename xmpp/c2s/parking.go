@@ -18,20 +18,23 @@ import (
 type parking struct {
 	mu      sync.Mutex
 	outlets map[key]*outlet
-	ended   map[key]endedSession
-	acked   map[*outlet]struct{} // what their clients acknowledged is in the store still
+	ended   map[jid.JID][]endedSession // by account, oldest first
+	count   int                        // of them
+	acked   map[*outlet]struct{}       // what their clients acknowledged is in the store still
 }
 
 type endedSession struct {
-	account jid.JID
-	ledger  *stream.Ledger
-	at      time.Time
+	id     key
+	ledger *stream.Ledger
+	at     time.Time
 }
 
-// Bounds of what is remembered of sessions that have ended.
+// Bounds of what is remembered of sessions that have ended: of all, of those of one account, which is not to
+// take the place of the others, and for how long.
 const (
-	remembered     = 10_000
-	rememberedTime = time.Hour
+	remembered      = 10_000
+	rememberedOfOne = 10
+	rememberedTime  = time.Hour
 )
 
 // enter makes an outlet be found.
@@ -55,12 +58,15 @@ func (p *parking) find(id key, account jid.JID) *outlet {
 // that is not remembered, or not known yet: what the client then takes for unhandled would come twice.
 func (p *parking) handled(id key, account jid.JID) (count uint32, ok bool) {
 	p.mu.Lock()
-	e := p.ended[id]
-	p.mu.Unlock()
-	if e.ledger == nil || e.account != account {
+	ended := p.ended[account]
+	i := slices.IndexFunc(ended, func(e endedSession) bool { return e.id == id })
+	if i < 0 {
+		p.mu.Unlock()
 		return 0, false
 	}
-	count, open := e.ledger.Handled()
+	ledger := ended[i].ledger
+	p.mu.Unlock()
+	count, open := ledger.Handled()
 	return count, open == nil
 }
 
@@ -112,8 +118,31 @@ func (p *parking) leave(o *outlet) {
 	}
 	delete(p.outlets, o.id)
 	delete(p.acked, o)
-	if len(p.ended) < remembered {
-		p.ended[o.id] = endedSession{o.session.JID().Bare(), o.ledger, time.Now()}
+	p.remember(o.session.JID().Bare(), endedSession{o.id, o.ledger, time.Now()})
+}
+
+// remember notes a session of an account that has ended, in the place of an older one if there are too many.
+func (p *parking) remember(account jid.JID, e endedSession) {
+	if len(p.ended[account]) == rememberedOfOne {
+		p.forget(account, 1)
+	}
+	for other := range p.ended { // in no order: nobody can choose whose it is
+		if p.count < remembered {
+			break
+		}
+		p.forget(other, 1)
+	}
+	p.ended[account] = append(p.ended[account], e)
+	p.count++
+}
+
+// forget drops the oldest sessions that are remembered of an account.
+func (p *parking) forget(account jid.JID, count int) {
+	p.count -= count
+	if rest := slices.Delete(p.ended[account], 0, count); len(rest) > 0 {
+		p.ended[account] = rest
+	} else {
+		delete(p.ended, account)
 	}
 }
 
@@ -126,10 +155,12 @@ func (p *parking) late(now time.Time) (late []*outlet) {
 			late = append(late, o)
 		}
 	}
-	for id, e := range p.ended {
-		if now.Sub(e.at) > rememberedTime {
-			delete(p.ended, id)
+	for account, list := range p.ended {
+		old := 0
+		for old < len(list) && now.Sub(list[old].at) > rememberedTime {
+			old++
 		}
+		p.forget(account, old)
 	}
 	return late
 }

@@ -77,6 +77,13 @@ func (o *outlet) keepCount(count uint32, done func(bool)) {
 		Then(func(err error) { done(err == nil) })
 }
 
+// counted brings the count of what is handled to disk though the client has not asked for it: what is not in it the
+// client sends again after a restart.
+func (o *outlet) counted() {
+	handled, _ := o.ledger.Handled()
+	o.keepCount(handled, func(bool) {})
+}
+
 // Changed implements session.Keeper.
 func (o *outlet) Changed() {
 	if o.id != (key{}) {

@@ -90,6 +90,59 @@ func TestLimitActsAtItsByte(t *testing.T) {
 	}
 }
 
+// TestHeaderNamespaceIsShort: what a header declares is declared again for each element that uses it.
+func TestHeaderNamespaceIsShort(t *testing.T) {
+	declare := func(size int) string {
+		return strings.Replace(header, " version=", " xmlns:p='"+strings.Repeat("u", size)+"' version=", 1)
+	}
+	if o := feed(t, Limits{}, declare(maxHeaderSpace)+"<p:a/>"); o.err != "" {
+		t.Errorf("at the limit: %s", o.err)
+	}
+	if o := feed(t, Limits{}, declare(maxHeaderSpace+1)); o.condition() != policyViolation {
+		t.Errorf("over the limit: %v", o)
+	}
+	// In an element it is paid for by its own length.
+	if o := feed(t, Limits{}, header+"<p:a xmlns:p='"+strings.Repeat("u", 1000)+"'/>"); o.err != "" {
+		t.Errorf("in an element: %s", o.err)
+	}
+}
+
+// TestGrown holds that what was sent and what it has grown by are together no less than what it became.
+func TestGrown(t *testing.T) {
+	const long = `<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' xmlns:p='urn:example:prefix' version='1.0'>`
+	for _, test := range []struct {
+		in    string
+		grown int // at least
+	}{
+		{`<message><body>plain &amp; simple</body></message>`, 0},
+		{`<iq><q xmlns='u' v='1'/></iq>`, 0},
+		{`<p:a/>`, len(" xmlns='urn:example:prefix'") - len("p:")},
+		{`<message>` + strings.Repeat(`<p:a/>`, 10) + `</message>`, 10 * (len(" xmlns='urn:example:prefix'") - len("p:"))},
+		{`<a p:b='1'/>`, len(" xmlns:p='urn:example:prefix'")},
+		{`<a xmlns:q='urn:example:another'><q:b/><q:b/></a>`, 2 * (len(" xmlns='urn:example:another'") - len("q:"))},
+		{`<a>>>></a>`, 9},
+		{`<a><![CDATA[<<<]]></a>`, 9},
+	} {
+		for _, step := range []int{1, len(test.in)} {
+			p := NewParser(Limits{})
+			parseAll(t, p, []byte(long))
+			for range 2 { // the second one has nothing of the first
+				var tok Token
+				for in := []byte(test.in); len(in) > 0; {
+					n, next, err := p.Parse(in[:min(step, len(in))])
+					if err != nil {
+						t.Fatal(err)
+					}
+					in, tok = in[n:], next
+				}
+				if tok.Kind != Top || tok.Grown < test.grown || len(test.in)+tok.Grown < len(tok.Element.String()) || test.grown == 0 && tok.Grown > len(test.in) {
+					t.Errorf("%s became %s, grown by %d", test.in, tok.Element, tok.Grown)
+				}
+			}
+		}
+	}
+}
+
 func TestLimitsCoverTheHeader(t *testing.T) {
 	for _, test := range []struct {
 		limits Limits

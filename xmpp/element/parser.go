@@ -42,6 +42,8 @@ const (
 type Token struct {
 	Kind    Kind
 	Element Element
+	// Grown is how many bytes canonical form needed that were not sent.
+	Grown int
 }
 
 // Error is input that we refuse, and with it the stream.
@@ -54,6 +56,10 @@ type Error struct {
 func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s at byte %d", e.Condition, e.Text, e.Offset)
 }
+
+// maxHeaderSpace is the longest namespace that a header may give a prefix for: each element that uses the prefix
+// has to declare it. No registered one is a quarter as long.
+const maxHeaderSpace = 256
 
 // The conditions that a parser can find.
 const (
@@ -86,6 +92,7 @@ type Parser struct {
 	err    *Error
 	offset int // bytes taken before those of the Parse call under way
 	budget int // what Limits.Bytes leaves to the element being read, counted from the same place
+	grown  int // what was charged to it beyond the bytes taken
 
 	out     []byte // canonical form of the element being read, as far as it is known
 	ready   Kind   // the token that the last byte completed
@@ -211,7 +218,7 @@ func (p *Parser) Parse(buf []byte) (n int, tok Token, err error) {
 	}
 	for {
 		if p.state == outside && p.pending == 0 {
-			p.budget = p.limits.Bytes
+			p.budget, p.grown = p.limits.Bytes, 0
 			space := run(buf[n:], isSpace)
 			if space > 0 && p.phase == fresh {
 				p.phase = prolog
@@ -295,7 +302,7 @@ func (p *Parser) token() Token {
 	if cap(p.names) > keepScratch {
 		p.names = slices.Clip(bytes.Clone(p.names))
 	}
-	return Token{kind, e}
+	return Token{kind, e, p.grown}
 }
 
 // markup takes a byte in all the states that take only one.

@@ -251,6 +251,8 @@ func (p *Parser) bind(prefix []byte, namespace span) *Error {
 		return &Error{Condition: badNamespacePrefix, Text: "a prefix for the namespace xmlns"}
 	case len(name) == 0:
 		return malformed("prefix without a namespace")
+	case p.phase != open && len(name) > maxHeaderSpace:
+		return exceeds("a prefix for a namespace of more than %d bytes", maxHeaderSpace)
 	case len(p.bindings)-p.declared >= p.limits.Namespaces:
 		return exceeds("more than %d prefixes declared", p.limits.Namespaces)
 	}

@@ -156,7 +156,11 @@ func (p *Parser) write(r rune, plain uint8) {
 
 // charge counts bytes of canonical form that were not in the input, so that a short input cannot make
 // a long element.
-func (p *Parser) charge(n int) { p.budget -= max(n, 0) }
+func (p *Parser) charge(n int) {
+	if n > 0 {
+		p.budget, p.grown = p.budget-n, p.grown+n
+	}
+}
 
 // multibyte takes one character outside ASCII, or as much of it as is there.
 func (p *Parser) multibyte(b []byte) (int, *Error) {

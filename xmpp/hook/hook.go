@@ -157,8 +157,8 @@ type Session interface {
 	// must learn that it ended (RFC 6121 section 4.6).
 	Directed() *Directed
 
-	// Enable turns something on that the session's client has asked for, by its namespace; it stays on
-	// if the session is resumed.
+	// Enable turns something on that the session's client has asked for, by its namespace, or that a feature
+	// notes of it, by its namespace with a space and more behind it; it stays on if the session is resumed.
 	Enable(ns string, on bool)
 	Enabled(ns string) bool
 

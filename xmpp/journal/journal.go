@@ -120,6 +120,8 @@ type Entry struct {
 	at        time.Time
 	body      string
 	message   storage.Message
+	otherwise func(error)
+	again     bool
 	lost      storage.Waiting
 	gate      *stream.Gate
 	submitted bool
@@ -157,7 +159,7 @@ func (e *Entry) Archived(owner jid.JID) (id uint64, ok bool) {
 	return 0, false
 }
 
-// Earlier says that the message is in an archive already.
+// Earlier says that the message is in an archive already, if it was not purged meanwhile.
 func (e *Entry) Earlier(owner jid.JID, id uint64) {
 	e.message.Earlier = storage.Reference{Owner: owner.Bare(), ID: id}
 }
@@ -171,9 +173,12 @@ func (e *Entry) Wait(peer, number uint64, form storage.Form, copies int) {
 	}
 }
 
-// Offline lets the message wait for an account, of which at most max do (0: no limit). It was accepted now:
-// it must be called under the lock of the account, so that the time tells who was ready for it.
+// Offline lets the message wait for an account, of which at most max do (0: no limit), unless it is there Again. It was
+// accepted now: it must be called under the lock of the account, so that the time tells who was ready for it.
 func (e *Entry) Offline(owner jid.JID, max int) {
+	if e.again {
+		max = 0 // its sender was told that it is kept
+	}
 	e.at = e.journal.now()
 	e.message.Offline, e.message.OfflineMax = owner.Bare(), max
 }
@@ -185,7 +190,16 @@ func (e *Entry) Taken(owner jid.JID, number uint64) {
 
 // Lost says that the message was sent to a peer that is about to be forgotten, as its stanza of that number:
 // it waits for that one no more, nor does anything before it.
-func (e *Entry) Lost(peer, number uint64) { e.lost = storage.Waiting{Peer: peer, Number: number} }
+func (e *Entry) Lost(peer, number uint64) {
+	e.again, e.lost = true, storage.Waiting{Peer: peer, Number: number}
+}
+
+// Again says whether the message was accepted before, and is sent on because it was Lost.
+func (e *Entry) Again() bool { return e.again }
+
+// Otherwise says what to do if the entry cannot be written, in place of telling the sender: he knows that the message is
+// kept, and so it is. do must not wait.
+func (e *Entry) Otherwise(do func(error)) { e.otherwise = do }
 
 // Submit writes the entry of st, once; a second call does nothing. submit queues a write: that of the
 // store, or of a user who is to stay in memory until then. What waits for the gate leaves after it.
@@ -195,10 +209,7 @@ func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *st
 	}
 	e.submitted = true
 	m := &e.message
-	m.At = e.at
-	if m.Earlier.ID == 0 {
-		m.Stanza = e.body
-	}
+	m.At, m.Stanza = e.at, e.body
 	if len(m.Archived) == 0 && len(m.Waiting) == 0 && m.Offline.IsZero() && m.Taken.Number == 0 {
 		e.gate.Open()
 		st.Release()
@@ -208,10 +219,14 @@ func (e *Entry) Submit(st stanza.Stanza, submit func(func(storage.Tx) error) *st
 		m.Counted = storage.Counted{Peer: peer, Count: number}
 	}
 	submit(e.write).Then(func(err error) {
-		if err == nil {
+		switch {
+		case err == nil:
 			st.Kept()
 			e.gate.Open()
-		} else {
+		case e.otherwise != nil:
+			e.gate.Fail()
+			e.otherwise(err)
+		default:
 			e.gate.Fail()
 			e.journal.failed(st, err)
 		}

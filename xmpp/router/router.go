@@ -8,6 +8,7 @@ package router
 import (
 	"errors"
 	"log/slog"
+	"sync"
 
 	"tombolo/storage"
 	"tombolo/xmpp/hook"
@@ -34,6 +35,14 @@ type Router struct {
 	Log     *slog.Logger
 
 	requests map[request]module.IQ
+	returns  fifo
+}
+
+// A fifo is stanzas that are to be routed, in order, by whoever does it at the moment.
+type fifo struct {
+	mu      sync.Mutex
+	waiting []stanza.Stanza
+	running bool
 }
 
 // request is what a handler is found by.
@@ -204,7 +213,8 @@ func (r *Router) iq(u *session.User, st stanza.Stanza) {
 	}
 }
 
-// NotKept returns a message to its sender that could not be written. It does not wait.
+// NotKept returns a message to its sender that could not be written. It does not wait, and what it returns
+// arrives in the order of the calls (RFC 6120 section 10.1).
 func (r *Router) NotKept(st stanza.Stanza, err error) {
 	switch {
 	case errors.Is(err, storage.ErrClosed):
@@ -217,7 +227,34 @@ func (r *Router) NotKept(st stanza.Stanza, err error) {
 		r.Log.Error("message could not be kept", "from", st.From, "to", st.To, "err", err)
 	}
 	if answer, ok := st.ErrorReply(stanza.AsError(err)); ok {
-		go r.Route(answer)
+		r.later(answer)
+	}
+}
+
+// later routes a stanza behind those that it was given before.
+func (r *Router) later(st stanza.Stanza) {
+	q := &r.returns
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting = append(q.waiting, st); !q.running {
+		q.running = true
+		go r.routeWaiting()
+	}
+}
+
+func (r *Router) routeWaiting() {
+	q := &r.returns
+	for {
+		q.mu.Lock()
+		waiting := q.waiting
+		q.waiting, q.running = nil, len(waiting) > 0
+		q.mu.Unlock()
+		if len(waiting) == 0 {
+			return
+		}
+		for _, st := range waiting {
+			r.Route(st)
+		}
 	}
 }
 

@@ -124,6 +124,31 @@ func TestManInTheMiddle(t *testing.T) {
 	}
 }
 
+// A relay takes TLS 1.2 from a client that knows tls-unique only, speaks TLS 1.3 with the server, which
+// has no tls-unique, and copies what both say (RFC 5802 section 6: the y must fail where the server can
+// bind). The client's proof is good, but it is bound to a connection with somebody else.
+func TestRelayBetweenTLSVersions(t *testing.T) {
+	const base, plus = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"
+	toClient, toServer := handshake(t, tls.VersionTLS12), handshake(t, tls.VersionTLS13)
+	k := &keeper{t: t}
+	attempt := func() *Attempt {
+		a := k.attempt(plus, base)
+		a.TLSVersion = toServer.server.Version
+		a.Binding = func(typ string) ([]byte, bool) { return TLSBinding(&toServer.server, toServer.leaf, typ) }
+		return a
+	}
+	bound, ok := TLSBinding(&toClient.client, toClient.leaf, TLSUnique)
+	if !ok {
+		t.Fatal("the client has no tls-unique")
+	}
+	x, _, err := converse(t, plus, attempt(), "p=tls-unique,,n=juliet,r=abc", "r0m30", bound, nil)
+	wantCondition(t, "bound to the connection with the relay", err, NotAuthorized)
+	again := attempt()
+	again.Unbindable = x.Unbindable() // on the same stream
+	_, _, err = converse(t, base, again, "y,,n=juliet,r=abc", "r0m30", nil, nil)
+	wantCondition(t, "y afterwards", err, NotAuthorized)
+}
+
 // Both ends compute the same data, which other connections do not have. Go negotiates the extended
 // master secret (RFC 7627) in TLS 1.2.
 func TestTLSExporter(t *testing.T) {

@@ -63,7 +63,8 @@ type Attempt struct {
 	// (XEP-0440), empty where it announced none. SCRAM tells the client what it was (XEP-0474).
 	OfferedBindings []string
 
-	// TLSVersion of the connection, for SCRAM to tell the client (XEP-0515). 0: it is not told.
+	// TLSVersion of the connection, for SCRAM to tell the client (XEP-0515), and to know which types
+	// of channel binding can be. 0: it is not told.
 	TLSVersion uint16
 
 	// Unbindable is what Exchange.Unbindable said of the latest attempt on this stream that had
@@ -212,9 +213,9 @@ func (x *Exchange) Token() string {
 	return x.token
 }
 
-// Unbindable is the user whose client proved in this attempt, which failed, that it binds to a type
-// that the connection does not have; usually it is empty. It goes into the Attempts that follow on
-// the same stream.
+// Unbindable is the user whose client proved in this attempt, which failed, that it binds to
+// tls-unique where TLS 1.3 does not have it; usually it is empty. It goes into the Attempts that
+// follow on the same stream.
 func (x *Exchange) Unbindable() string { return x.unbindable }
 
 // succeed ends a mechanism whose proof was good.

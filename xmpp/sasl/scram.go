@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -109,9 +110,14 @@ func (x *Exchange) downgradeProtection() string {
 // Some clients bind to tls-unique whatever the server announces (XEP-0440), also under TLS 1.3,
 // which does not have it (RFC 8446 appendix C.5), and say afterwards that the server cannot bind:
 // the sign of a man in the middle who took the -PLUS mechanisms out of the list. Such an attempt
-// fails, but only after its proof was checked. A good one shows that this user's own client saw the
-// -PLUS mechanisms and can use none, and that makes the y of its next attempt on this stream true.
-// Nobody in between can make that proof.
+// fails, but only after its proof was checked. A good one over what such a client takes for
+// tls-unique (tls13Finished) shows that this user's own client saw the -PLUS mechanisms and can use
+// none, and that makes the y of its next attempt on this stream true.
+//
+// It does not show that the client is at the other end of this connection: what it is bound to, the
+// server cannot compute, and a relay with TLS 1.3 on both sides passes the proof and the y on. That
+// client has no channel binding with any server; it gets what one without -PLUS gets. A client that
+// keeps to the specifications never makes such a proof, and its y is refused.
 func (x *Exchange) checkBinding(first clientFirst, plus bool, user string) (unbindable bool, err error) {
 	isPlus := func(name string) bool { return strings.HasSuffix(name, plusSuffix) }
 	switch {
@@ -120,13 +126,23 @@ func (x *Exchange) checkBinding(first clientFirst, plus bool, user string) (unbi
 	case first.flag == 'y' && slices.ContainsFunc(x.attempt.Offered, isPlus) && x.attempt.Unbindable != user:
 		return false, fail(NotAuthorized, "channel binding was offered, but did not reach the client")
 	case plus:
-		if _, ok := x.bindingData(first.binding); !ok && first.binding != TLSUnique {
-			return false, fail(NotAuthorized, "no channel binding of the type "+first.binding)
-		} else if !ok {
-			return true, nil
+		if _, ok := x.bindingData(first.binding); ok {
+			return false, nil
 		}
+		if first.binding != TLSUnique || x.attempt.TLSVersion != tls.VersionTLS13 {
+			return false, fail(NotAuthorized, "no channel binding of the type "+first.binding)
+		}
+		return true, nil
 	}
 	return false, nil
+}
+
+// tls13Finished says whether data has the length of what OpenSSL hands out for tls-unique on TLS 1.3,
+// where RFC 9266 section 3 forbids it: the Finished message, as long as the hash of the cipher suite
+// (RFC 8446 section 4.4.4). That of TLS 1.2, which is the only true tls-unique, has 12 bytes (RFC
+// 5246 section 7.4.9): whoever proves that is at the other end of another connection.
+func tls13Finished(data []byte) bool {
+	return len(data) == sha256.Size || len(data) == sha512.Size384
 }
 
 func (x *Exchange) bindingData(typ string) ([]byte, bool) {
@@ -153,7 +169,8 @@ func (x *Exchange) scramFinal(s *scramState, message string) ([]byte, error) {
 	if s.unbindable {
 		// What the client binds to is not known, but that it meant to bind is in what it proves.
 		claimed, err := base64.StdEncoding.DecodeString(final.binding)
-		if err != nil || !bytes.HasPrefix(claimed, bound) {
+		data, ok := bytes.CutPrefix(claimed, bound)
+		if err != nil || !ok || !tls13Finished(data) {
 			return nil, fail(NotAuthorized, "channel bindings do not match")
 		}
 		bound = claimed

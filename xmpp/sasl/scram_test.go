@@ -3,6 +3,7 @@ package sasl
 import (
 	"crypto/pbkdf2"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -357,28 +358,47 @@ func TestSCRAMChannelBinding(t *testing.T) {
 func TestSCRAMUnbindable(t *testing.T) {
 	const base, plus, wish = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "p=tls-unique,,n=juliet,r=abc"
 	k := &keeper{t: t}
+	attempt := func() *Attempt {
+		a := k.attempt(base, plus)
+		a.TLSVersion = tls.VersionTLS13
+		return a
+	}
+	finished := make([]byte, 32)
 	after := func(what string, x *Exchange, err error, unbindable string) error {
 		t.Helper()
 		wantCondition(t, what, err, NotAuthorized)
 		if x.Unbindable() != unbindable {
 			t.Errorf("%s: unbindable is %q, want %q", what, x.Unbindable(), unbindable)
 		}
-		a := k.attempt(base, plus)
+		a := attempt()
 		a.Unbindable = x.Unbindable()
 		_, _, err = converse(t, base, a, "y,,n=juliet,r=abc", "r0m30", nil, nil)
 		return err
 	}
 
-	x, _, err := converse(t, plus, k.attempt(base, plus), wish, "r0m30", []byte("finished"), nil)
+	x, _, err := converse(t, plus, attempt(), wish, "r0m30", finished, nil)
 	if err := after("the user's own client", x, err, "juliet"); err != nil {
 		t.Errorf("y after the user's own attempt to bind: %v", err)
 	}
-	x, _, err = converse(t, plus, k.attempt(base, plus), wish, "wrong", []byte("finished"), nil)
+	for _, size := range []int{0, 12, 31, 33, 36, 64} {
+		x, _, err = converse(t, plus, attempt(), wish, "r0m30", make([]byte, size), nil)
+		what := fmt.Sprintf("y after a proof over %d bytes, which are no Finished of TLS 1.3", size)
+		wantCondition(t, what, after(what, x, err, ""), NotAuthorized)
+	}
+	x, _, err = converse(t, plus, attempt(), wish, "r0m30", make([]byte, 48), nil)
+	if err := after("SHA-384", x, err, "juliet"); err != nil {
+		t.Errorf("y after an attempt to bind to 48 bytes: %v", err)
+	}
+	old := attempt() // TLS 1.2 has tls-unique, unless it is not safe there (RFC 7627)
+	old.TLSVersion = tls.VersionTLS12
+	x, _, err = converse(t, plus, old, wish, "r0m30", finished, nil)
+	wantCondition(t, "y under TLS 1.2", after("TLS 1.2", x, err, ""), NotAuthorized)
+	x, _, err = converse(t, plus, attempt(), wish, "wrong", finished, nil)
 	wantCondition(t, "y after an attempt without the password", after("no password", x, err, ""), NotAuthorized)
 
 	// The client sent y, because the list that it saw had no -PLUS; who stands between turned that
 	// into an attempt to bind. The proof is the user's, but it is over the y.
-	x = begin(t, plus, k.attempt(base, plus))
+	x = begin(t, plus, attempt())
 	challenge, _, err := x.Step([]byte(wish))
 	if err != nil {
 		t.Fatal(err)
@@ -387,7 +407,7 @@ func TestSCRAMUnbindable(t *testing.T) {
 	_, _, err = x.Step([]byte(final))
 	wantCondition(t, "y after a forged attempt to bind", after("forged", x, err, ""), NotAuthorized)
 
-	a := k.attempt(base, plus)
+	a := attempt()
 	a.Unbindable = "romeo"
 	_, _, err = converse(t, base, a, "y,,n=juliet,r=abc", "r0m30", nil, nil)
 	wantCondition(t, "y after another user's attempt to bind", err, NotAuthorized)

@@ -90,6 +90,35 @@ func (r *Registry) Do(account jid.JID, fn func(*User)) error {
 	return nil
 }
 
+// DoIf is Do for a client that is about to get a session, for as long as it may: an error of valid, if
+// that is set, is returned instead. valid may read the store: it is asked outside of the lock, and anew
+// where the account's sessions are ended meanwhile. So whoever takes a client's permission away and then
+// ends its sessions has ended also the one that it was about to get.
+func (r *Registry) DoIf(account jid.JID, valid func() error, fn func(*User)) error {
+	u, err := r.pin(account)
+	if err != nil {
+		return err
+	}
+	defer r.unpin(u) // until then u counts the times that sessions were ended
+	for {
+		asked := u.endings()
+		if valid != nil {
+			if err := valid(); err != nil {
+				return err
+			}
+		}
+		outdated := false
+		err := r.Do(account, func(u *User) {
+			if outdated = u.ended != asked; !outdated {
+				fn(u)
+			}
+		})
+		if err != nil || !outdated {
+			return err
+		}
+	}
+}
+
 // A Binding is a session to be made.
 type Binding struct {
 	// Full is the account with the resource.
@@ -98,9 +127,7 @@ type Binding struct {
 	// Client names the installation that the client is of, where it says so (XEP-0388 section 2.3).
 	// An earlier session of the same one is ended (XEP-0386 section 3.2).
 	Client string
-	// Valid, if set, says whether the client may still have a session. It may read the store: it is
-	// asked outside of the lock, and anew where the account's sessions are ended meanwhile. So
-	// whoever takes a client's permission away and then ends its sessions has ended it, too.
+	// Valid, if set, says whether the client may still have a session, as for DoIf.
 	Valid func() error
 	// Announce tells the client that it is bound; it runs under the user's lock, before anything
 	// else can be sent to the session.
@@ -111,37 +138,17 @@ type Binding struct {
 // <conflict/> (RFC 6120 section 7.7.2.2). ErrTooMany says that the account has all the sessions that
 // it may have; storage.ErrNotFound, that it is no more.
 func (r *Registry) Bind(b Binding) (*Session, error) {
-	account := b.Full.Bare()
-	u, err := r.pin(account)
-	if err != nil {
+	s := &Session{full: b.Full.Clone(), client: strings.Clone(b.Client), sink: b.Sink, since: r.now()}
+	s.keeper, _ = b.Sink.(Keeper)
+	tooMany := false
+	err := r.DoIf(s.full.Bare(), b.Valid, func(u *User) { tooMany = !u.bind(s, r.MaxSessions, b.Announce) })
+	switch {
+	case err != nil:
 		return nil, err
+	case tooMany:
+		return nil, fmt.Errorf("account %s: %w", s.full.Bare(), ErrTooMany)
 	}
-	defer r.unpin(u) // until then u counts the times that sessions were ended
-	for {
-		asked := u.endings()
-		if b.Valid != nil {
-			if err := b.Valid(); err != nil {
-				return nil, err
-			}
-		}
-		s := &Session{full: b.Full.Clone(), client: strings.Clone(b.Client), sink: b.Sink, since: r.now()}
-		s.keeper, _ = b.Sink.(Keeper)
-		outdated, tooMany := false, false
-		err := r.Do(account, func(u *User) {
-			if outdated = u.ended != asked; outdated {
-				return
-			}
-			tooMany = !u.bind(s, r.MaxSessions, b.Announce)
-		})
-		switch {
-		case err != nil:
-			return nil, err
-		case tooMany:
-			return nil, fmt.Errorf("account %s: %w", account, ErrTooMany)
-		case !outdated:
-			return s, nil
-		}
-	}
+	return s, nil
 }
 
 // A Remnant is what is left of a session after a restart.

@@ -3,6 +3,7 @@ package session
 import (
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"tombolo/xmpp/element"
@@ -35,8 +36,8 @@ type Session struct {
 	interested bool
 	enabled    []string // namespaces
 	directed   hook.Directed
-	pending    map[Request]waiting
-	unanswered int // requests in pending
+	pending    map[Request]int // how often it came, each of which is owed an answer
+	unanswered int             // the cost of all of them
 }
 
 // A Request identifies an IQ get or set that this session has received and not answered yet.
@@ -50,6 +51,14 @@ func (s *Session) JID() jid.JID { return s.full }
 
 // Client names the installation that the session's client is of, "" where it did not say.
 func (s *Session) Client() string { return s.client }
+
+// SetClient names the installation whose client has the session now: another one may have resumed it.
+func (s *Session) SetClient(client string) {
+	if s.client != client {
+		s.client = strings.Clone(client)
+		s.Changed()
+	}
+}
 
 // Since is when the session was bound.
 func (s *Session) Since() time.Time { return s.since }
@@ -126,48 +135,51 @@ func (s *Session) Changed() {
 // Directed are the entities that got directed presence from this session.
 func (s *Session) Directed() *hook.Directed { return &s.directed }
 
-// waiting is a request that came so many times with the same id, each of which is owed an answer.
-type waiting struct {
-	request stanza.Stanza
-	times   int
-}
-
 // Received notes an IQ request that is handed to the client, so that it can be answered for it
-// should the session end first.
+// should the session end first. Its payload is not needed for that.
 func (s *Session) Received(request stanza.Stanza) {
 	if s.pending == nil {
-		s.pending = make(map[Request]waiting)
+		s.pending = make(map[Request]int)
 	}
-	key := Request{request.From.Clone(), request.ID}
-	s.pending[key] = waiting{request, s.pending[key].times + 1}
-	s.unanswered++
+	key := Request{request.From, request.ID}
+	s.pending[key.clone()]++
+	s.unanswered += key.cost()
 }
 
 // Answered says whether the client had received such a request, and forgets it.
 func (s *Session) Answered(reply stanza.Stanza) bool {
 	key := Request{reply.To, reply.ID}
-	w, asked := s.pending[key]
-	if !asked {
+	switch s.pending[key] {
+	case 0:
 		return false
-	}
-	s.unanswered--
-	if w.times--; w.times == 0 {
+	case 1:
 		delete(s.pending, key)
-	} else {
-		s.pending[key] = w
+	default:
+		s.pending[key.clone()]--
 	}
+	s.unanswered -= key.cost()
 	return true
 }
 
-// Waiting is how many requests the client has not answered yet.
+// clone has memory of its own: a map takes over the key that it is given, which else holds a whole stanza.
+func (r Request) clone() Request { return Request{r.From.Clone(), strings.Clone(r.ID)} }
+
+// cost is 1, and more for a long id or address: what bounds the number of requests bounds their memory.
+func (r Request) cost() int {
+	const size = 512 // of few addresses and of no id that a client makes
+	return 1 + (len(r.From.String())+len(r.ID))/size
+}
+
+// Waiting is how many requests the client has not answered yet. One that is long to remember counts as
+// several.
 func (s *Session) Waiting() int { return s.unanswered }
 
-// Unanswered are the requests that the client left without a reply.
+// Unanswered are the requests that the client left without a reply, with what it takes to answer them.
 func (s *Session) Unanswered() iter.Seq[stanza.Stanza] {
 	return func(yield func(stanza.Stanza) bool) {
-		for _, w := range s.pending {
-			for range w.times {
-				if !yield(w.request) {
+		for key, times := range s.pending {
+			for range times {
+				if !yield(stanza.New(stanza.IQ, "get", key.ID, key.From, s.full)) {
 					return
 				}
 			}

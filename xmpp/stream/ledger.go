@@ -112,6 +112,13 @@ func (l *Ledger) Carrier() *Stream {
 	return l.stream
 }
 
+// Open says whether there is a stream that takes stanzas.
+func (l *Ledger) Open() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stream != nil && !l.stream.closed()
+}
+
 // Counts says whether stream management is enabled.
 func (l *Ledger) Counts() bool {
 	l.mu.Lock()

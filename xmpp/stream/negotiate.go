@@ -46,7 +46,7 @@ func (f *Feature) available(s *Stream) bool {
 
 // opened judges the peer's header and, on the receiving side, answers it.
 func (s *Stream) opened(e element.Element) error {
-	h := Header{To: e.Attr("to"), From: e.Attr("from"), ID: e.Attr("id"), Lang: e.Lang(),
+	h := Header{To: e.Attr("to"), From: e.Attr("from"), ID: e.Attr("id"), Lang: language(e.Lang()),
 		Version: e.Attr("version")}
 	s.Lang = h.Lang
 	if !s.role.Initiates {
@@ -64,6 +64,27 @@ func (s *Stream) opened(e element.Element) error {
 	}
 	s.sendFeatures()
 	return nil
+}
+
+// language is tag if it has the form of a language tag (RFC 5646 section 2.1, without the order of subtags),
+// and "" otherwise: it is written on each stanza of the peer that has none of its own (RFC 6120 section 8.1.5).
+func language(tag string) string {
+	const enough = 35 // bytes, by RFC 5646 section 4.4.1
+	if len(tag) > enough {
+		return ""
+	}
+	for i, subtag := range strings.Split(tag, "-") {
+		if len(subtag) == 0 || len(subtag) > 8 {
+			return ""
+		}
+		for _, c := range []byte(subtag) {
+			letter, digit := 'a' <= c|0x20 && c|0x20 <= 'z', '0' <= c && c <= '9'
+			if !letter && (!digit || i == 0) {
+				return ""
+			}
+		}
+	}
+	return tag
 }
 
 func (s *Stream) judge(e element.Element, h Header) error {
@@ -157,7 +178,7 @@ func (s *Stream) dispatch(e element.Element) error {
 		return s.streamElement(e)
 	}
 	if s.login.exclusive() && e.NS() != ns.SASL2 {
-		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "authentication is under way"}
+		return errUnderWay
 	}
 	stanzas := s.Ready() && e.NS() == ns.Client
 	for i := range s.role.Features {
@@ -165,7 +186,7 @@ func (s *Stream) dispatch(e element.Element) error {
 		if stanzas && !f.available(s) || !f.Claims(e) {
 			continue // e.g. a second <bind/>, which is an ordinary request by then
 		}
-		if !f.available(s) || (s.role.Initiates && s.active != i) || (!s.role.Initiates && !s.offered[i] && !f.Quietly) {
+		if !f.available(s) || (s.role.Initiates && s.trying != i) || (!s.role.Initiates && !s.offered[i] && !f.Quietly) {
 			return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
 				Text: f.Name + " is not offered here"}
 		}
@@ -199,7 +220,7 @@ func (s *Stream) streamElement(e element.Element) error {
 
 // useFeatures starts the first feature of ours that wants to be negotiated now.
 func (s *Stream) useFeatures() error {
-	s.active = -1
+	s.trying = -1
 	for i := range s.role.Features {
 		f := &s.role.Features[i]
 		if f.Use == nil || !f.available(s) {
@@ -210,7 +231,7 @@ func (s *Stream) useFeatures() error {
 			return err
 		}
 		if started {
-			s.active = i
+			s.trying = i
 			return nil
 		}
 	}
@@ -238,7 +259,7 @@ func (s *Stream) apply(out Outcome) error {
 // restart forgets the old stream: nothing that was said or offered on it holds for the new one.
 func (s *Stream) restart() {
 	s.parser.Reset()
-	s.offered, s.active, s.features, s.headers = nil, -1, element.Element{}, false
+	s.offered, s.trying, s.features, s.headers = nil, -1, element.Element{}, false
 	s.login.attempt, s.login.offered, s.login.tokens = attempt{}, nil, nil
 	if s.role.Initiates {
 		s.sendHeader()

@@ -91,6 +91,9 @@ func (l *Login) step(s *Stream, e element.Element) (Outcome, error) {
 	var err error
 	switch e.Name() {
 	case "auth":
+		if err := s.login.unfinished(); err != nil {
+			return Outcome{}, err
+		}
 		if err := l.begin(s, ns.SASL, e.Attr("mechanism"), l.Attempt(s)); err != nil {
 			return Outcome{}, err
 		}
@@ -129,7 +132,17 @@ func (l *Login) step(s *Stream, e element.Element) (Outcome, error) {
 	return Outcome{Gains: Authenticated, Restart: true}, nil
 }
 
-// begin starts an exchange by the mechanism that the peer chose, in place of one that may be running.
+// unfinished is the failure of the exchange that is running when the peer begins another one: it has to
+// end the first, by <abort/> (RFC 6120 section 6.4.4), and one that is not finished is an attempt like any
+// other that fails.
+func (g *login) unfinished() error {
+	if g.exchange == nil {
+		return nil
+	}
+	return &sasl.Failure{Condition: sasl.Aborted, Cause: errors.New("another exchange was begun")}
+}
+
+// begin starts an exchange by the mechanism that the peer chose.
 func (l *Login) begin(s *Stream, profile, mechanism string, a *sasl.Attempt) error {
 	s.login.attempt = attempt{profile: profile}
 	a.Offered, a.OfferedBindings, a.Unbindable = s.login.offered, s.login.bindings, s.login.unbindable

@@ -121,6 +121,9 @@ func (p *profile2) offer(s *Stream) []element.Element {
 // exclusive says that nothing but elements of SASL2 may come now (section 2.4).
 func (g *login) exclusive() bool { return g.profile == ns.SASL2 }
 
+// errUnderWay ends a stream on which anything else comes then, be it white space.
+var errUnderWay error = &stanza.StreamError{Condition: stanza.StreamPolicyViolation, Text: "authentication is under way"}
+
 // step takes one element of the client. Its error ends the attempt.
 func (p *profile2) step(s *Stream, e element.Element) error {
 	g := &s.login
@@ -144,8 +147,7 @@ func (p *profile2) step(s *Stream, e element.Element) error {
 	case name == "task-data" && g.begun:
 		return p.task(s, e)
 	case name == "authenticate": // a second one (section 4.8)
-		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
-			Text: "authentication is under way"}
+		return errUnderWay
 	}
 	return &sasl.Failure{Condition: sasl.MalformedRequest}
 }
@@ -155,6 +157,9 @@ func (p *profile2) authenticate(s *Stream, e element.Element) error {
 		// Without prejudice: it does not count as a failure (XEP-0509 section 2.2).
 		s.Send(failure2(sasl.Aborted).With(element.Leaf("config-version-mismatch", ns.IAP, "")))
 		return nil
+	}
+	if err := s.login.unfinished(); err != nil { // of the other profile
+		return err
 	}
 	r, err := p.Request(s, e)
 	if err != nil {

@@ -2,8 +2,8 @@
 // in, server out. The roles differ by the features they offer or use and by what they do with
 // stanzas; all of that is data in a Role. Package c2s and federation make Roles and run Streams.
 //
-// Start with Role, then Stream.Run, which is the whole life of a stream on one goroutine: wait, read
-// what is there, hand each top-level element on, write what that caused, wait again. Send may be
+// Start with Role, then Stream.Live, which is the whole life of a stream on one goroutine at a time: wait,
+// read what is there, hand each top-level element on, write what that caused, wait again. Send may be
 // called by anyone at any time and never blocks.
 //
 // What keeps a stream safe is decided here and nowhere else: limits act while bytes are read, a
@@ -119,7 +119,7 @@ type Stream struct {
 	// claimed; the Role sets both. Data is the Role's own.
 	Local, Peer string
 	Data        any
-	// Lang is the xml:lang of the peer's header, for stanzas that have none.
+	// Lang is the xml:lang of the peer's header, for stanzas that have none; "" if it is no language tag.
 	Lang string
 	// Log carries the connection's attributes.
 	Log *slog.Logger
@@ -131,7 +131,7 @@ type Stream struct {
 	parser   *element.Parser
 	state    State
 	offered  []bool // by index of the role's features, in the last <features/>
-	active   int    // initiator: the feature that is being negotiated, -1 for none
+	trying   int    // initiator: the feature that is being negotiated, -1 for none
 	upgrade  func(context.Context) error
 	headers  bool // our header of this (re)start is sent
 	finished bool // nothing more is read: </stream> came, or the XML is beyond repair
@@ -140,8 +140,11 @@ type Stream struct {
 	remote   *stanza.StreamError
 	deadline time.Time
 	probed   bool
-	drained  bool  // nothing was left to read; what TLS holds does not make the socket readable
-	early    spent // before the stream was ready
+	restAt   time.Time // zero: it rests
+	active   bool      // something has arrived since restAt was set
+	drained  bool      // nothing was left to read; what TLS holds does not make the socket readable
+	received int64     // of what the connection has read, as far as it is spent
+	early    spent     // before the stream was ready
 	pace     pace
 
 	queue   queue
@@ -150,14 +153,18 @@ type Stream struct {
 	login   login
 }
 
-// ending is the first reason for which a stream was closed; nil inside means an orderly end.
-type ending struct{ err *stanza.StreamError }
+// ending is the first reason for which a stream was closed; nil inside means an orderly end. Until then
+// the peer may close its side.
+type ending struct {
+	err   *stanza.StreamError
+	until time.Time
+}
 
 // New makes a stream over an accepted or dialled socket. Direct TLS is put on it by a Role whose
 // caller calls Secure first.
 func New(role *Role, c transport.Socket) (*Stream, error) {
 	s := &Stream{
-		role: role, active: -1, Started: time.Now(),
+		role: role, trying: -1, Started: time.Now(),
 		Log:    role.Log.With("remote", c.RemoteAddr().String()),
 		parser: element.NewParser(role.Limits.Before),
 	}
@@ -197,70 +204,123 @@ func (s *Stream) Secure(ctx context.Context, config *tls.Config) error {
 
 // Run lives the stream until it is over and returns why; nil means that both sides closed it. It
 // calls Ended before it returns. A panic ends this stream only.
-func (s *Stream) Run(ctx context.Context) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+func (s *Stream) Run(ctx context.Context) error {
+	over := make(chan error, 1)
+	s.Live(ctx, func(err error) { over <- err })
+	return <-over
+}
+
+// Live is Run for who does not wait: it returns at once, and over is called with what Run would return.
+func (s *Stream) Live(ctx context.Context, over func(error)) {
+	s.deadline = s.Started.Add(s.role.Timing.Login)
+	s.restAt = time.Now().Add(restAfter)
+	go s.live(ctx, s.role.Initiates, over)
+}
+
+// restAfter is how long a stream is silent, at the least, before it waits on a fresh goroutine. The stack of a
+// goroutine that has handled something stays as large as that took; of what an idle session costs it would be a
+// tenth.
+const restAfter = 2 * time.Second
+
+// live lives the stream until it is over, or until it is time to go on with a smaller stack. A stream that
+// opens sends its header first.
+func (s *Stream) live(ctx context.Context, opens bool, over func(error)) {
+	rests, err := s.read(ctx, opens)
+	if rests {
+		go s.live(ctx, false, over)
+		return
+	}
+	if cause := s.cause(); cause != nil {
+		err = cause
+	}
+	s.ending.CompareAndSwap(nil, &ending{until: time.Now().Add(s.role.Timing.Finish)})
+	// Whoever writes now is done before we leave; how long the peer takes to leave is then of no
+	// interest to others.
+	_ = s.queue.exclusively(func() error { return nil })
+	if !s.Broken() {
+		s.queue.waitGates(s.role.Timing.Finish)
+	}
+	s.role.Ended(s, err)
+	s.conn.Finish(s.patience())
+	s.queue.close()
+	over(err)
+}
+
+// patience is what a peer has left of Timing.Finish since we closed our side. One that was dropped has nothing
+// to say to that; it gets the time to read what was sent last.
+func (s *Stream) patience() time.Duration {
+	if s.dropped.Load() {
+		return s.role.Timing.Finish / 10
+	}
+	return time.Until(s.ending.Load().until)
+}
+
+// read is the loop: wait without a buffer, then take all that is there in one turn.
+func (s *Stream) read(ctx context.Context, opens bool) (rests bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.Log.Error("panic in a stream", "panic", p, "stack", string(debug.Stack()))
 			s.fail(&stanza.StreamError{Condition: stanza.StreamInternalServerError})
-			err = fmt.Errorf("panic: %v", p)
+			rests, err = false, fmt.Errorf("panic: %v", p)
 		}
-		if cause := s.cause(); cause != nil {
-			err = cause
-		}
-		s.ending.CompareAndSwap(nil, &ending{})
-		// Whoever writes now is done before we leave; how long the peer takes to leave is then of no
-		// interest to others.
-		_ = s.queue.exclusively(func() error { return nil })
-		if !s.Broken() {
-			s.queue.waitGates(s.role.Timing.Finish)
-		}
-		s.role.Ended(s, err)
-		s.conn.Finish(s.role.Timing.Finish)
-		s.queue.close()
 	}()
-	s.deadline = s.Started.Add(s.role.Timing.Login)
-	if s.role.Initiates {
+	if opens {
 		s.sendHeader()
 		s.queue.flush()
 	}
-	return s.read(ctx)
-}
-
-// read is the loop: wait without a buffer, then take all that is there in one turn.
-func (s *Stream) read(ctx context.Context) error {
-	for !s.finished {
+	for !s.finished && !s.over() {
 		if s.role.Admit != nil && s.Ready() {
 			if err := s.role.Admit(ctx); err != nil {
-				return err
+				return false, err
 			}
 		}
 		s.keepPace()
 		s.queue.waitRoom()
 		if s.drained {
-			err := s.conn.Wait(s.deadline)
+			err := s.conn.Wait(s.next())
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				if err := s.late(); err != nil {
-					return err
+				if rests, err := s.waited(); rests || err != nil {
+					return rests, err
 				}
 				continue
 			}
 			if err != nil {
-				return err
+				return false, err
 			}
 		}
 		if err := s.turn(); err != nil {
 			s.fail(err)
-			return err
+			return false, err
 		}
 		if s.upgrade != nil {
 			if err := s.secureNow(ctx); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
-	return nil
+	return false, nil
+}
+
+// next is when the stream has something to do even if nothing arrives; zero: never.
+func (s *Stream) next() time.Time {
+	if s.deadline.IsZero() || !s.restAt.IsZero() && s.restAt.Before(s.deadline) {
+		return s.restAt
+	}
+	return s.deadline
+}
+
+// waited deals with that, or with the end of Timing.Finish, and says whether it is time to rest.
+func (s *Stream) waited() (rests bool, err error) {
+	now := time.Now()
+	switch {
+	case s.restAt.IsZero() || !s.deadline.IsZero() && !now.Before(s.deadline):
+		return false, s.late()
+	case s.active:
+		s.active, s.restAt = false, now.Add(restAfter)
+		return false, nil
+	}
+	s.restAt = time.Time{}
+	return true, nil
 }
 
 // buffers are lent to streams for one turn, which reads a few of them at most: what one peer floods us
@@ -276,8 +336,11 @@ func (s *Stream) turn() error {
 	s.role.Flusher.Begin()
 	defer s.role.Flusher.End()
 	s.drained = false
-	for reads := 0; reads < maxReads && !s.finished && s.upgrade == nil; reads++ {
+	for reads := 0; reads < maxReads && !s.finished && !s.over() && s.upgrade == nil; reads++ {
 		n, err := s.conn.Read(buf[:])
+		if err := s.arrived(n); err != nil {
+			return err
+		}
 		if n > 0 {
 			if err := s.feed(buf[:n]); err != nil {
 				return err
@@ -300,9 +363,9 @@ func (s *Stream) turn() error {
 
 // feed hands the top-level elements in p on, one at a time.
 func (s *Stream) feed(p []byte) error {
-	s.probed = false
-	if err := s.spend(len(p), 0); err != nil {
-		return err
+	s.probed, s.active = false, true
+	if s.restAt.IsZero() {
+		s.restAt = time.Now().Add(restAfter)
 	}
 	if s.Ready() {
 		// A timer that is moved for each stanza costs more than a probe that comes a little early.
@@ -313,6 +376,9 @@ func (s *Stream) feed(p []byte) error {
 		s.parser.SetLimits(s.role.Limits.After) // by dialback, which no feature's Outcome tells of
 	}
 	for len(p) > 0 && !s.finished {
+		if s.login.exclusive() && p[0] != '<' && s.parser.Idle() { // white space, which no token tells of
+			return errUnderWay
+		}
 		n, tok, err := s.parser.Parse(p)
 		if err != nil {
 			return err
@@ -322,10 +388,10 @@ func (s *Stream) feed(p []byte) error {
 		case element.Header:
 			err = s.opened(tok.Element)
 		case element.Top:
-			if s.closed() && !s.listening() {
-				continue
+			if s.over() {
+				return nil
 			}
-			if err = s.spend(0, 1); err == nil {
+			if err = s.spend(spent{wire: tok.Grown, bytes: tok.Grown, elements: 1}); err == nil {
 				err = s.dispatch(tok.Element)
 			}
 		case element.End:
@@ -376,7 +442,7 @@ func (s *Stream) late() error {
 		s.role.Quiet(s)
 		return nil
 	}
-	s.Close(&stanza.StreamError{Condition: stanza.StreamConnectionTimeout})
+	s.fail(&stanza.StreamError{Condition: stanza.StreamConnectionTimeout})
 	return s.cause()
 }
 
@@ -411,11 +477,12 @@ func (s *Stream) Pending() int { return s.queue.pending() }
 // Close ends the stream, with an error if err is not nil (RFC 6120 sections 4.4 and 4.9). The peer
 // gets Timing.Finish to close its side. It may be called by anyone, and does not wait.
 func (s *Stream) Close(err *stanza.StreamError) {
-	if !s.ending.CompareAndSwap(nil, &ending{err}) {
+	until := time.Now().Add(s.role.Timing.Finish)
+	if !s.ending.CompareAndSwap(nil, &ending{err, until}) {
 		return
 	}
 	s.queue.add(element.Element{}, streamError(err)+"</stream:stream>", last, nil)
-	s.conn.Hurry(time.Now().Add(s.role.Timing.Finish))
+	s.conn.Hurry(until)
 }
 
 // Broken says of a stream that has ended that neither side has meant it to: the connection was lost or
@@ -430,12 +497,23 @@ func (s *Stream) Broken() bool {
 // a session that ends in another way.
 func (s *Stream) Drop() {
 	s.dropped.Store(true)
-	if s.ending.CompareAndSwap(nil, &ending{}) {
-		s.conn.Hurry(time.Now())
+	now := time.Now()
+	if s.ending.CompareAndSwap(nil, &ending{until: now}) {
+		s.conn.Hurry(now)
 	}
 }
 
+// Abort resets the connection, for who cannot wait for the peer.
+func (s *Stream) Abort() { s.conn.Abort() }
+
 func (s *Stream) closed() bool { return s.ending.Load() != nil }
+
+// over says that nothing more of what the peer sends is looked at: it does not count, or the peer has had
+// its time to close its side. What it goes on to send is thrown away unread (transport.Conn.Finish).
+func (s *Stream) over() bool {
+	e := s.ending.Load()
+	return e != nil && (!s.listening() || !time.Now().Before(e.until))
+}
 
 // listening says whether what the peer sends still counts after we have closed our side: it may not
 // know yet, and unless it did something wrong it may finish what it was sending (RFC 6120 section

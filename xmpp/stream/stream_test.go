@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -202,15 +203,54 @@ func TestASilentPeerIsAskedThenLeft(t *testing.T) {
 	}
 }
 
+// TestLoginTakesTooLong: also who has not said anything gets a whole stream (RFC 6120 section 4.9.1.2).
 func TestLoginTakesTooLong(t *testing.T) {
+	for _, says := range []string{header, ""} {
+		r := role(t)
+		r.Ready = func(*stream.Stream) bool { return false }
+		r.Timing.Login = 50 * time.Millisecond
+		p := run(t, r)
+		p.send(t, says)
+		got := p.readTo(t, "</stream:stream>")
+		if !strings.Contains(got, "<connection-timeout") || strings.Count(got, "<stream:stream ") != 1 {
+			t.Errorf("after %q: got %s", says, got)
+		}
+	}
+}
+
+// TestRest: a stream that is silent for a while goes on waiting on another goroutine, whose stack is small, and
+// then lives as before.
+func TestRest(t *testing.T) {
 	r := role(t)
-	r.Ready = func(*stream.Stream) bool { return false }
-	r.Timing.Login = 50 * time.Millisecond
+	r.Timing.Login = time.Minute
+	handled := make(chan string, 1)
+	r.Handle = func(_ *stream.Stream, e element.Element) error {
+		handled <- e.Attr("id")
+		return nil
+	}
 	p := run(t, r)
 	p.send(t, header)
-	if got := p.readTo(t, "</stream:stream>"); !strings.Contains(got, "<connection-timeout") {
-		t.Errorf("got %s", got)
+	p.readTo(t, "</stream:features>")
+	resting := func() bool {
+		stacks := make([]byte, 1<<20)
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "created by tombolo/xmpp/stream.(*Stream).live ")
 	}
+	for end := time.Now().Add(patience); !resting(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the stream does not rest")
+		}
+	}
+	p.send(t, "<message id='1'/>")
+	select {
+	case id := <-handled:
+		if id != "1" {
+			t.Errorf("handled %q", id)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing was handled")
+	}
+	p.send(t, "</stream:stream>")
+	p.readTo(t, "</stream:stream>")
 }
 
 // TestAPeerThatDoesNotReadIsCutOff sends more than the queue may hold to one that does not read;
@@ -368,5 +408,97 @@ func TestBothSidesClose(t *testing.T) {
 		p.result <- err
 	case <-time.After(patience):
 		t.Fatal("the stream goes on")
+	}
+}
+
+// TestPauseSaysWhetherItWasServed: who counts on somebody having been held up must learn when he was not.
+func TestPauseSaysWhetherItWasServed(t *testing.T) {
+	served := make(chan bool, 1)
+	for _, test := range []struct {
+		name string
+		d    time.Duration
+		end  func(*peer)
+		want bool
+	}{
+		{"in full", time.Millisecond, func(*peer) {}, true},
+		{"the time of the stream is over", time.Hour, func(*peer) {}, false},
+		{"the stream is closed", time.Hour, func(p *peer) { p.stream.Close(nil) }, false},
+		{"the peer has left", time.Hour, func(p *peer) { p.Close() }, false},
+		{"the peer has left behind what it said", time.Hour, func(p *peer) { io.WriteString(p, " "); p.Close() }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := role(t)
+			if strings.Contains(test.name, "time") {
+				r.Timing.Quiet = 50 * time.Millisecond
+			}
+			paused := make(chan struct{})
+			r.Handle = func(s *stream.Stream, _ element.Element) error {
+				close(paused)
+				served <- s.Pause(test.d)
+				return nil
+			}
+			p := run(t, r)
+			p.send(t, header)
+			p.readTo(t, "</stream:features>")
+			p.send(t, "<message/>")
+			<-paused
+			test.end(p)
+			select {
+			case got := <-served:
+				if got != test.want {
+					t.Errorf("served: %v, want %v", got, test.want)
+				}
+			case <-time.After(patience / 2):
+				t.Error("the pause goes on")
+				p.stream.Close(nil)
+			}
+		})
+	}
+}
+
+// TestAStreamClosedForAnErrorIsNotRead: nothing that a peer sends after that counts, so nobody parses it
+// (RFC 6120 section 4.9.1.1: there is no way on from an error).
+func TestAStreamClosedForAnErrorIsNotRead(t *testing.T) {
+	r := role(t)
+	r.Timing.Finish = 10 * patience
+	ended := make(chan struct{})
+	r.Ended = func(*stream.Stream, error) { close(ended) }
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	p.stream.Close(&stanza.StreamError{Condition: stanza.StreamConflict})
+	p.readTo(t, "</stream:stream>")
+	p.send(t, "<message/>")
+	select {
+	case <-ended: // and only the end of the connection is waited for
+	case <-time.After(patience):
+		t.Error("the stream is read on")
+	}
+}
+
+// TestAClosedStreamKeepsItsPace: what a peer was sending when we closed our side in order still counts, but
+// it may not send it any faster, nor for longer than it has the time to close its side.
+func TestAClosedStreamKeepsItsPace(t *testing.T) {
+	r := role(t)
+	const perSecond, messages = 10, 2000 // the burst is five seconds' worth
+	r.Limits.Stanzas = perSecond
+	r.Timing.Finish = time.Second
+	handled := atomic.Int32{}
+	r.Handle = func(*stream.Stream, element.Element) error { handled.Add(1); return nil }
+	ended := make(chan struct{})
+	r.Ended = func(*stream.Stream, error) { close(ended) }
+	p := run(t, r)
+	p.send(t, header)
+	p.readTo(t, "</stream:features>")
+	p.stream.Close(nil)
+	go io.WriteString(p, strings.Repeat("<message><body>"+strings.Repeat("x", 1000)+"</body></message>", messages))
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the stream goes on as long as its peer does")
+	}
+	// A buffer that was read is handled, whatever is in it.
+	if n := handled.Load(); n == 0 || n > 5*perSecond+perSecond+2*16 {
+		t.Errorf("%d messages were handled", n)
 	}
 }

@@ -52,13 +52,19 @@ func LoadCertificates(pairs []KeyPair, now func() time.Time, note func(domain st
 	return c, nil
 }
 
-// Reload reads all files again, changed or not. On an error it changes nothing.
-func (c *Certificates) Reload() error {
+// Reload reads all files again, changed or not, from now on those of pairs for the domains that these
+// name. No other domain comes in. On an error it changes nothing.
+func (c *Certificates) Reload(pairs ...KeyPair) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fresh := make(map[string]*pair, len(c.pairs))
 	for domain, old := range c.pairs {
 		p := &pair{files: old.files, checked: c.now()}
+		for _, files := range pairs {
+			if files.Domain == domain {
+				p.files = files
+			}
+		}
 		if err := p.read(); err != nil {
 			return fmt.Errorf("certificate of %s: %w", domain, err)
 		}

@@ -30,6 +30,9 @@ type Conn struct {
 // ErrWouldBlock is what Read returns when everything that has arrived has been read.
 var ErrWouldBlock error = wouldBlock{}
 
+// ErrUnread is the end of a connection whose peer makes TLS answer more than it reads.
+var ErrUnread = errors.New("the peer does not read what TLS answers")
+
 // wouldBlock is a temporary net.Error, which crypto/tls hands through and then can go on after.
 type wouldBlock struct{}
 
@@ -55,10 +58,14 @@ func NewConn(c Socket, drained func()) (*Conn, error) {
 
 // Read reads what has arrived; ErrWouldBlock when that is nothing, and until the next Wait from then on.
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.tls != nil {
-		return c.tls.Read(p)
+	if c.tls == nil {
+		return c.socket.Read(p)
 	}
-	return c.socket.Read(p)
+	n, err := c.tls.Read(p)
+	if err != nil && err != ErrWouldBlock && c.socket.unread() {
+		err = ErrUnread // TLS has lost its keys over it, and would complain of those
+	}
+	return n, err
 }
 
 // Wait blocks until Read has something to say, or until the deadline, which is
@@ -70,8 +77,17 @@ func (c *Conn) Wait(deadline time.Time) error {
 // Hurry bounds this and every later Wait; it may be called by anyone.
 func (c *Conn) Hurry(deadline time.Time) { c.socket.hurry(deadline) }
 
+// Received is how many bytes have been read from the connection itself, without handshakes: under TLS
+// more than Read has returned, also while that returns none. For whoever calls Read.
+func (c *Conn) Received() int64 { return c.socket.received }
+
+// Left says whether the peer has closed its side, be there unread input or not; where the system cannot
+// tell it is false.
+func (c *Conn) Left() bool { return left(c.socket.raw) }
+
 // Write takes all of p and never blocks. An error is that of an earlier write, too.
 func (c *Conn) Write(p []byte) error {
+	c.socket.expect(len(p))
 	var err error
 	if c.tls != nil {
 		_, err = c.tls.Write(p)
@@ -82,7 +98,8 @@ func (c *Conn) Write(p []byte) error {
 }
 
 // Blocked says that the peer does not read as fast as we write: bytes of earlier writes are still
-// here. They are bounded only by who asks this before each Write.
+// here. They are bounded by who asks this before each Write; what TLS adds to them by itself is bounded
+// in any case, at the price of the connection.
 func (c *Conn) Blocked() bool { return c.socket.blocked() }
 
 // Idle says that the kernel has taken all that was written.
@@ -98,6 +115,9 @@ func (c *Conn) Handshake(ctx context.Context, config *tls.Config, server bool, e
 	t := tls.Client(c.socket, config)
 	if server {
 		t = tls.Server(c.socket, config)
+	}
+	if err := c.socket.setWait(time.Time{}); err != nil { // the deadline of the last wait is not that of ctx
+		return err
 	}
 	c.socket.blocking = true
 	err := t.HandshakeContext(ctx)

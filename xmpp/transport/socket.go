@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -13,19 +14,27 @@ import (
 // drainStall is how long a peer may take nothing at all of what is being drained to it.
 const drainStall = 30 * time.Second
 
+// ownWords is how much may wait for the peer beside what Conn.Write was given: TLS answers by itself, for
+// example each KeyUpdate (RFC 8446 section 4.6.3), and elsewhere that is held up with the connection. We
+// never ask for one, so who lets two thousand answers lie does not mean well.
+const ownWords = 64 << 10
+
 // A socket is the net.Conn below TLS. It has two modes: during a handshake it blocks like any
 // other, afterwards its Read reports ErrWouldBlock and its Write keeps what the kernel refuses.
 type socket struct {
 	net.Conn
 	raw      syscall.RawConn
-	blocking bool // this and dry are owned by the reading goroutine
-	dry      bool // everything that had arrived was read; until the next wait
+	blocking bool  // this, dry and received are owned by the reading goroutine
+	dry      bool  // everything that had arrived was read; until the next wait
+	received int64 // in all, without handshakes
 
 	expected string            // what the stream's header named; for the choice of the certificate
 	served   *x509.Certificate // set by Certificates during the handshake
 
 	mu      sync.Mutex
 	kept    []byte // accepted by Write, not yet taken by the kernel
+	held    int    // its size, with what is being drained
+	most    int    // that held may be
 	busy    bool   // a goroutine drains kept
 	err     error  // of the drain; sticky
 	idle    sync.Cond
@@ -39,7 +48,7 @@ func newSocket(c Socket, drained func()) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{Conn: c, raw: raw, drained: drained}
+	s := &socket{Conn: c, raw: raw, most: ownWords, drained: drained}
 	s.idle.L = &s.mu
 	return s, nil
 }
@@ -55,6 +64,10 @@ func (s *socket) Read(p []byte) (n int, err error) {
 		return 0, ErrWouldBlock
 	}
 	n, err = readInto(s.raw, p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.setWait(time.Time{}) == nil {
+		n, err = readInto(s.raw, p) // it was that of a wait which is over
+	}
+	s.received += int64(max(n, 0))
 	// Less than there was room for is all that there was: what comes later is a change to the poller.
 	s.dry = n < len(p)
 	switch {
@@ -101,6 +114,14 @@ func (s *socket) hurry(deadline time.Time) {
 	_ = s.setWait(deadline) // a closed connection wakes its reader anyway
 }
 
+// expect makes room for n bytes that Conn.Write was given, with what TLS puts around them, and for what
+// TLS says by itself until the next ones.
+func (s *socket) expect(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.most = s.held + n + n/8 + ownWords
+}
+
 func (s *socket) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,6 +137,11 @@ func (s *socket) Write(p []byte) (int, error) {
 		}
 	}
 	if taken < len(p) {
+		if s.held += len(p) - taken; s.held > s.most {
+			s.err, s.kept = ErrUnread, nil
+			s.abort()
+			return 0, s.err
+		}
 		s.kept = append(s.kept, p[taken:]...)
 		if !s.busy {
 			s.busy = true
@@ -146,7 +172,10 @@ func (s *socket) drain() {
 		s.mu.Unlock()
 		err := s.push(out)
 		s.mu.Lock()
-		s.err = err
+		s.held -= len(out)
+		if s.err == nil {
+			s.err = err
+		}
 	}
 	s.busy = false
 	if s.err != nil {
@@ -192,6 +221,13 @@ func (s *socket) isIdle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.busy && s.err == nil
+}
+
+// unread says whether the connection was cut for what the peer has not read.
+func (s *socket) unread() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err == ErrUnread
 }
 
 // finish waits until everything is sent and the peer has closed its side, at most as long as

@@ -103,6 +103,48 @@ func TestReadSaysWhenThereIsNothing(t *testing.T) {
 	}
 }
 
+// TestDeadlineIsOfTheWait: whoever reads, or begins TLS, after the deadline of a wait that was successful is not
+// late.
+func TestDeadlineIsOfTheWait(t *testing.T) {
+	waited := func() (*Conn, *net.TCPConn) {
+		c, peer := connect(t, func() {})
+		if _, err := peer.Write([]byte("hi")); err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(50 * time.Millisecond)
+		if err := c.Wait(deadline); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(deadline))
+		return c, peer
+	}
+	c, _ := waited()
+	buf := make([]byte, 10)
+	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "hi" {
+		t.Errorf("Read: %q, %v", buf[:n], err)
+	}
+
+	c, peer := waited()
+	if _, err := c.Read(buf[:2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(time.Now()); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	pair, _ := files(t, t.TempDir(), "a.test", 1)
+	certs, err := LoadCertificates([]KeyPair{pair}, time.Now, func(string, error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := tls.Client(peer, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
+	go func() { _ = client.Handshake() }()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := c.Handshake(ctx, &tls.Config{GetCertificate: certs.Choose}, true, ""); err != nil {
+		t.Errorf("Handshake: %v", err)
+	}
+}
+
 func TestHurryEndsAWaitUnderWay(t *testing.T) {
 	c, _ := connect(t, func() {})
 	done := make(chan error, 1)
@@ -271,5 +313,18 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	now = now.Add(time.Hour)
 	if got := certs.Of("a.test"); !got.Leaf.Equal(fresh) || len(notes) != 2 || notes[1] != nil {
 		t.Errorf("the new certificate is not in use (notes %v)", notes)
+	}
+
+	// Files with other names, once somebody gives them; those of a domain that is not ours never.
+	renamed, other := files(t, t.TempDir(), "a.test", 3)
+	strange, _ := files(t, t.TempDir(), "b.test", 4)
+	if err := certs.Reload(renamed, strange); err != nil || !certs.Of("a.test").Leaf.Equal(other) || certs.Of("b.test") != nil {
+		t.Errorf("other files are not in use (%v)", err)
+	}
+	if err := certs.Reload(KeyPair{"a.test", renamed.Certificate, strange.Key}); err == nil || !certs.Of("a.test").Leaf.Equal(other) {
+		t.Errorf("a key of another certificate: %v", err)
+	}
+	if err := certs.Reload(); err != nil || !certs.Of("a.test").Leaf.Equal(other) {
+		t.Errorf("the new names were forgotten (%v)", err)
 	}
 }

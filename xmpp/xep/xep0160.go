@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"tombolo/storage"
@@ -22,6 +23,9 @@ const (
 	pageBytes    = 256 << 10
 )
 
+// spaceRest is how long a hand-over rests for which the store has no space.
+const spaceRest = time.Second
+
 // Offline keeps messages for users who are not there, and hands them over when they come.
 //
 // No message is lost, doubled or overtaken by a later one. While a hand-over runs, live messages for whatever
@@ -30,8 +34,9 @@ const (
 // and gives each page to the session, and what came meanwhile to all whom it is for, under the lock (give).
 // If the user leaves meanwhile the rest waits for the next time.
 //
-// A session that outlives a restart takes a message over from here (transfer). For any other one it stays
-// in the store until it has arrived (handed). If its session ends first it waits again.
+// A session that outlives a restart takes a message over from here (transfer); if there is no space to write that, the
+// message and all behind it are tried again. For any other one it stays in the store until it has arrived (handed). If
+// its session ends first it waits again.
 type Offline struct {
 	host    *module.Host
 	max     int
@@ -47,6 +52,7 @@ type mailbox struct {
 	given    uint64    // number of the newest message that a session has got
 	out      []given   // up to it, and still in the store; in order
 	clearing bool      // what has arrived is about to be removed
+	taking   bool      // a session takes messages over, and it is not known whether all of that is written
 	handOver *handOver // under way, else nil
 }
 
@@ -63,7 +69,11 @@ func (b *mailbox) find(number uint64) (int, bool) {
 type handOver struct {
 	to    hook.Session
 	began time.Time
+	stuck atomic.Uint64 // number of the first message that there was no space to take over; 0: none
 }
+
+// errStuck is why what comes behind such a message is not taken over either: it would overtake that one.
+var errStuck = errors.New("it is behind one for which there was no space")
 
 // OfflineOptions are what is configured of messages for users who are not there.
 type OfflineOptions struct {
@@ -89,8 +99,8 @@ func (o *Offline) feature(*module.Host) (module.Feature, error) {
 }
 
 func readMailbox(tx storage.Tx, owner jid.JID) (*mailbox, error) {
-	first, err := tx.Offline().List(owner, 0, 1)
-	return &mailbox{waiting: len(first) > 0}, err
+	n, err := tx.Offline().Count(owner)
+	return &mailbox{waiting: n > 0}, err
 }
 
 // undelivered keeps a message. Its sender is told if that fails: with service-unavailable if the
@@ -172,7 +182,8 @@ func ready(u hook.User, s hook.Session) bool {
 func aside(u hook.User, s hook.Session) bool { return s.Available() && !ready(u, s) }
 
 // run carries a hand-over through, a page at a time. It waits for the store, so it has a goroutine
-// of its own, which ends at the latest when the store is closed.
+// of its own, which ends at the latest when the store is closed. Behind each barrier it is known what became of the
+// page before.
 func (o *Offline) run(owner jid.JID, h *handOver, given, kept uint64) {
 	for {
 		err := o.host.Journal.Barrier()
@@ -183,19 +194,31 @@ func (o *Offline) run(owner jid.JID, h *handOver, given, kept uint64) {
 		if err != nil && !errors.Is(err, storage.ErrClosed) { // then the server ends, and goes on another time
 			o.host.Log.Error("offline messages could not be read", "account", owner, "err", err)
 		}
-		over := true
+		over, stuck := true, uint64(0)
 		doErr := o.host.Users.Do(owner, func(u *session.User) {
 			box := o.boxes.Get(u)
 			if box.handOver != h {
 				return // the user was forgotten with his last session
 			}
+			if stuck = h.stuck.Swap(0); stuck != 0 {
+				box.given = min(box.given, stuck-1)
+			}
+			if box.taking = false; len(box.out) > 0 {
+				o.later(u, box)
+			}
 			if over = err != nil || !o.give(u, box, given, kept, page); over {
 				box.handOver = nil
+			}
+			if err != nil {
+				box.waiting = false // what comes does not wait for what cannot be read
 			}
 			given, kept = box.given, box.kept
 		})
 		if over || doErr != nil { // the account is gone, with its sessions
 			return
+		}
+		if stuck != 0 {
+			time.Sleep(spaceRest)
 		}
 	}
 }
@@ -254,12 +277,13 @@ func (o *Offline) give(u *session.User, box *mailbox, after, kept uint64, page [
 		}
 		to, copied := o.whom(u, h, m, st)
 		if to[0].Resumable() {
-			o.transfer(u, st, m, e, to, copied)
+			box.taking = true
+			o.transfer(u, h, st, m, e, to, copied)
 			continue
 		}
 		box.out = slices.Insert(box.out, i, given{number: m.Number})
 		o.hand(m.Number, e, to)
-		o.transfer(u, st, storage.OfflineMessage{ID: m.ID}, e, nil, copied)
+		o.transfer(u, h, st, storage.OfflineMessage{ID: m.ID}, e, nil, copied)
 	}
 	return true
 }
@@ -312,7 +336,7 @@ func resumableFirst(a, b hook.Session) int {
 
 // transfer gives a message to sessions, and copies of it to others, for good: it does not wait any more, unless
 // it has no number here.
-func (o *Offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineMessage, as element.Element, to, copied []hook.Session) {
+func (o *Offline) transfer(u *session.User, h *handOver, st stanza.Stanza, m storage.OfflineMessage, as element.Element, to, copied []hook.Session) {
 	if len(to)+len(copied) == 0 {
 		return
 	}
@@ -324,7 +348,23 @@ func (o *Offline) transfer(u *session.User, st stanza.Stanza, m storage.OfflineM
 		entry.Taken(u.JID(), m.Number)
 	}
 	u.Pass(st.WithElement(as), to, copied, m.Number == 0)
-	entry.Submit(st, u.Submit)
+	owner := u.JID()
+	entry.Otherwise(func(err error) {
+		switch {
+		case errors.Is(err, storage.ErrNoSpace):
+			h.stuck.CompareAndSwap(0, m.Number)
+		case !errors.Is(err, storage.ErrClosed) && !errors.Is(err, errStuck):
+			o.host.Log.Error("offline message could not be handed over", "account", owner, "number", m.Number, "err", err)
+		}
+	})
+	entry.Submit(st, func(write func(storage.Tx) error) *storage.Ticket {
+		return u.Submit(func(tx storage.Tx) error {
+			if m.Number != 0 && h.stuck.Load() != 0 {
+				return errStuck
+			}
+			return write(tx)
+		})
+	})
 }
 
 // handed learns what became of a message that was given to a session.
@@ -355,11 +395,14 @@ func (o *Offline) later(u hook.User, box *mailbox) {
 	}
 }
 
-// clear removes what has arrived, together with everything before it, from the store.
+// clear removes what has arrived, together with everything before it, from the store: when it is known that this has
+// been taken over.
 func (o *Offline) clear(owner jid.JID) {
 	err := o.host.Users.Do(owner, func(u *session.User) {
 		box := o.boxes.Get(u)
-		box.clearing = false
+		if box.clearing = false; box.taking {
+			return
+		}
 		n := 0
 		for n < len(box.out) && box.out[n].arrived && box.out[n].number <= box.given {
 			n++

@@ -133,6 +133,22 @@ func TestTheSenderIsToldWhatCannotBeKeptSection2(t *testing.T) {
 	wantError(t, h.ask(note(5)), "cancel internal-server-error")
 }
 
+// TestRefusalsAreInOrder: what is told to a sender arrives in the order of what he sent (RFC 6120 section 10.1).
+func TestRefusalsAreInOrder(t *testing.T) {
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Max: 1}})
+	h.accounts("juliet@a.test")
+	_, release := h.stall()
+	for n := range 200 {
+		h.route(note(n))
+	}
+	release()
+	for n := 1; n < 200; n++ {
+		if got := h.answer(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Fatalf("answer %d is %s", n, got.Element)
+		}
+	}
+}
+
 // TestHandOverWaitsForTheDisk: messages that are still being written come first, then those that came
 // during the hand-over, and neither presence nor requests wait for them.
 func TestHandOverWaitsForTheDisk(t *testing.T) {
@@ -711,4 +727,139 @@ func TestHandOverToSeveralOfWhichOneFails(t *testing.T) {
 		t.Errorf("the second got %s", got.Element)
 	}
 	second.nothing()
+}
+
+// A lasting client outlives a restart. It is not there, so nothing that it is sent leaves.
+type lasting struct {
+	*client
+	ledger *stream.Ledger
+	peer   uint64
+}
+
+func (l *lasting) Track(e element.Element, note any, gate *stream.Gate) uint64 {
+	n, _ := l.ledger.Send(e, note, gate)
+	return n
+}
+func (l *lasting) Managed() bool                           { return true }
+func (l *lasting) Parked() bool                            { return true }
+func (l *lasting) Peer() uint64                            { return l.peer }
+func (l *lasting) Changed()                                {}
+func (l *lasting) Numbers(of func(any) bool) []uint64      { return l.ledger.Numbers(of) }
+func (l *lasting) Settle() (written, lost []stream.Parcel) { return l.ledger.Settle() }
+func (l *lasting) Forget()                                 {}
+
+// TestHandOverWithoutSpace: what a session could not take over, because there was no space to write that, waits as
+// before, and so does what is behind it. Its sender knows that it is kept. When there is space again it goes on.
+func TestHandOverWithoutSpace(t *testing.T) {
+	const peer = 7
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	h.write(func(tx storage.Tx) error { return tx.Peers().Put(storage.Peer{ID: peer, Kind: storage.ClientPeer}) })
+	h.route(note(1))
+	h.route(strings.Replace(note(2), "to='juliet@a.test'", "to='juliet@a.test/other'", 1))
+	h.route(note(3))
+	h.write(func(storage.Tx) error { return nil })
+	other := h.bind("juliet@a.test/other") // gets the second one, and then that is not to take the first with it
+	l := &lasting{&client{h: h, closed: make(chan *stanza.StreamError, 1)}, stream.Restore(1<<20, h.clock, 0, nil, 0), peer}
+	var err error
+	if l.s, err = h.host.Users.Bind(session.Binding{Full: jid.MustParse("juliet@a.test/lasting"), Sink: l,
+		Announce: func(*session.User, *session.Session) {}}); err != nil {
+		t.Fatal(err)
+	}
+	h.faults.FailNext(fmt.Errorf("disk: %w", storage.ErrNoSpace))
+	l.presence("<presence/>")
+	if got := other.next(); got.ID != "m2" {
+		t.Errorf("the other one got %s", got.Element)
+	}
+	eventually(t, "the store has no space", func() bool { return h.faults.Pending() == 0 })
+	var got []string
+	eventually(t, "the others are taken over", func() bool {
+		got = nil
+		if err := h.store.View(func(tx storage.Tx) error {
+			waiting, err := tx.Peers().Waiting(peer)
+			for _, m := range waiting {
+				got = append(got, m.Stanza)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return len(got) == 2 || len(h.remote.got) > 0
+	})
+	if !slices.Equal(got, []string{note(1), note(3)}) {
+		t.Errorf("the session has %q", got)
+	}
+	if _, _, err := l.ledger.Acknowledged(0); err != nil {
+		t.Error(err)
+	}
+	if n, _ := l.ledger.Waiting(); n != 2 {
+		t.Errorf("the session has %d messages", n)
+	}
+	eventually(t, "nothing waits", func() bool { return len(h.stored("juliet@a.test")) == 0 })
+	other.nothing()
+	if len(h.remote.got) > 0 {
+		t.Errorf("the sender gets %s", (<-h.remote.got).Element)
+	}
+}
+
+// A damaged store is one whose offline messages cannot be read.
+type damaged struct{ storage.Store }
+
+func (d damaged) View(fn func(storage.Tx) error) error {
+	return d.Store.View(func(tx storage.Tx) error { return fn(damagedTx{tx}) })
+}
+
+type damagedTx struct{ storage.Tx }
+
+func (d damagedTx) Offline() storage.Offline { return damagedOffline{d.Tx.Offline()} }
+
+type damagedOffline struct{ storage.Offline }
+
+func (damagedOffline) List(jid.JID, uint64, int) ([]storage.OfflineMessage, error) {
+	return nil, errors.New("damaged")
+}
+
+// TestDamagedOfflineMessages: a message that cannot be read keeps no later one from its user.
+func TestDamagedOfflineMessages(t *testing.T) {
+	h := newHouse(t, houseOptions{})
+	h.accounts("juliet@a.test")
+	h.route(note(1))
+	h.host.Store = damaged{h.store}
+	juliet := h.bind("juliet@a.test/balcony")
+	juliet.presence("<presence/>")
+	eventually(t, "the hand-over has ended", func() (over bool) {
+		if err := h.host.Users.Do(juliet.s.JID().Bare(), func(u *session.User) { over = h.offline.boxes.Get(u).handOver == nil }); err != nil {
+			t.Fatal(err)
+		}
+		return over
+	})
+	for n := 2; n <= 3; n++ {
+		h.route(note(n))
+		if got := juliet.next(); got.ID != fmt.Sprintf("m%d", n) {
+			t.Errorf("got %s", got.Element)
+		}
+	}
+	if kept := h.stored("juliet@a.test"); len(kept) != 1 {
+		t.Errorf("%d messages are kept", len(kept))
+	}
+}
+
+// TestMoreThanMaxWereAccepted: what a session has not got was accepted, and waits in any case: its sender was told so.
+func TestMoreThanMaxWereAccepted(t *testing.T) {
+	h := newHouse(t, houseOptions{offline: OfflineOptions{Max: 1}})
+	h.accounts("juliet@a.test")
+	m := &managed{client: &client{h: h, got: make(chan stanza.Stanza, 100), closed: make(chan *stanza.StreamError, 1)}}
+	var err error
+	if m.s, err = h.host.Users.Bind(session.Binding{Full: jid.MustParse("juliet@a.test/balcony"), Sink: m,
+		Announce: func(*session.User, *session.Session) {}}); err != nil {
+		t.Fatal(err)
+	}
+	m.presence("<presence/>")
+	for n := 1; n <= 2; n++ {
+		h.route(note(n))
+		m.next()
+	}
+	m.end()
+	eventually(t, "both wait", func() bool { return len(h.stored("juliet@a.test")) == 2 })
+	wantError(t, h.ask(note(3)), "cancel service-unavailable")
 }

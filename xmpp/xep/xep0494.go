@@ -62,7 +62,8 @@ func clientAccessManagement(h *module.Host) (module.Feature, error) {
 }
 
 // list are the clients of an account that have said who they are (XEP-0388 section 2.3), and for the
-// others their sessions, which is all that is known of them.
+// others their sessions, which is all that is known of them. These have used the password: a token is good
+// only for a client that says who it is.
 func (c *clientAccess) list(account jid.JID) ([]ClientInfo, error) {
 	known, err := c.host.Accounts.Clients(account)
 	if err != nil {

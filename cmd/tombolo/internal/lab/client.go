@@ -25,6 +25,8 @@ import (
 	"mellium.im/xmpp/mux"
 	"mellium.im/xmpp/roster"
 	"mellium.im/xmpp/stanza"
+
+	own "tombolo/xmpp/jid"
 )
 
 // Mechanism is the one with which clients log in.
@@ -83,7 +85,8 @@ func login(ctx context.Context, a Account) (*Client, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(deadline) // mellium looks at the context only now and then
 	}
-	config := &tls.Config{ServerName: who.Domainpart(), RootCAs: a.Roots, MinVersion: tls.VersionTLS12}
+	// Certificates have A-labels (RFC 6125 section 6.4.2).
+	config := &tls.Config{ServerName: own.ASCIIDomain(who.Domainpart()), RootCAs: a.Roots, MinVersion: tls.VersionTLS12}
 	features := []xmpp.StreamFeature{xmpp.SASL("", a.Password, sasl.ScramSha256), xmpp.BindResource()}
 	state := xmpp.SessionState(0)
 	if a.Direct {

@@ -29,17 +29,18 @@ type key struct {
 	standard  string // its default, as TOML; "" if it has none
 	example   string // as TOML, where it has no default
 	required  bool
+	reload    bool // a running server takes it over
 }
 
 // tables are the whole configuration, read from the type and the comments of xmpp.Config.
 func tables() []table {
 	comments := fieldComments(xmpp.ConfigSource)
 	all := []table{{}}
-	describe(reflect.TypeFor[xmpp.Config](), 0, "", comments, &all)
+	describe(reflect.TypeFor[xmpp.Config](), 0, "", false, comments, &all)
 	return all
 }
 
-func describe(t reflect.Type, at int, prefix string, comments map[string]string, all *[]table) {
+func describe(t reflect.Type, at int, prefix string, reload bool, comments map[string]string, all *[]table) {
 	defaults := reflect.New(t)
 	xmpp.SetDefaults(defaults.Interface())
 	for i := range t.NumField() {
@@ -47,7 +48,8 @@ func describe(t reflect.Type, at int, prefix string, comments map[string]string,
 		doc := comments[t.Name()+"."+field.Name]
 		name := field.Tag.Get("toml")
 		if !isTable(field.Type) {
-			k := key{name: name, doc: doc, kind: kindOf(field), example: strings.ReplaceAll(field.Tag.Get("example"), "'", `"`)}
+			k := key{name: name, doc: doc, kind: kindOf(field), example: strings.ReplaceAll(field.Tag.Get("example"), "'", `"`),
+				reload: reload || field.Tag.Get("reload") != ""}
 			if _, ok := field.Tag.Lookup("default"); ok {
 				k.standard = TOML(defaults.Elem().Field(i).Interface())
 			}
@@ -66,7 +68,7 @@ func describe(t reflect.Type, at int, prefix string, comments map[string]string,
 			inner, header = inner.Elem(), "["+header+"]"
 		}
 		*all = append(*all, table{header: header, path: path, doc: comments[t.Name()+"."+field.Name]})
-		describe(inner, len(*all)-1, path+".", comments, all)
+		describe(inner, len(*all)-1, path+".", reload || field.Tag.Get("reload") != "", comments, all)
 	}
 }
 
@@ -245,6 +247,9 @@ func Manual(w io.Writer) error {
 			case k.example != "":
 				fmt.Fprintf(&b, "; default none, for example `%s`", k.example)
 			}
+			if k.reload {
+				b.WriteString("; reloaded")
+			}
 			fmt.Fprintf(&b, ".\n  %s\n", strings.ReplaceAll(k.doc, "\n", "\n  "))
 		}
 	}
@@ -261,7 +266,9 @@ Tombolo reads one TOML file: the one that ` + "`--config`" + ` names, else ` + "
 ` + "`./tombolo.toml`" + `, else ` + "`/etc/tombolo/tombolo.toml`" + `. ` + "`tombolo config example`" + ` prints a commented one.
 
 ` + "`tombolo config check`" + ` reports every mistake with its file, line and column; a server does not start with one, and
-` + "`tombolo reload`" + ` keeps the old configuration. ` + "`tombolo config show`" + ` prints every value in effect and where it came from.
+` + "`tombolo reload`" + ` keeps the old configuration. Of a running server it takes over the keys that are called *reloaded* below, and
+names the others that have changed: these hold from the next start on. ` + "`tombolo config show`" + ` prints every value in effect and
+where it came from.
 
 Sizes are strings with a unit: ` + "`\"256kB\"`" + ` is 256,000 bytes, ` + "`\"256KiB\"`" + ` 262,144. So are times: ` + "`\"30s\"`" + `,
 ` + "`\"5m\"`" + `, ` + "`\"12h\"`" + `, ` + "`\"365d\"`" + `. A key that is not in this chapter is refused.

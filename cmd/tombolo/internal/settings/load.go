@@ -9,6 +9,7 @@ package settings
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -29,10 +30,11 @@ type File struct {
 // A Problem is a mistake, or with Warning something to know, at a place in a file. Line and Column
 // count from 1; they are 0 for the file as a whole.
 type Problem struct {
-	File         string
-	Line, Column int
-	Text         string
-	Warning      bool
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column"`
+	Text    string `json:"text"`
+	Warning bool   `json:"warning"`
 }
 
 func (p Problem) String() string {
@@ -138,7 +140,7 @@ func absolute(v reflect.Value, base string) {
 type Value struct {
 	Key    string `json:"key"`
 	Value  any    `json:"value"`
-	Source string `json:"source"` // "file:line" or "default"
+	Source string `json:"source"` // "file:line" or "default", or that a running server differs from it
 	table  string
 	name   string
 }
@@ -148,6 +150,30 @@ func (f *File) Values() []Value {
 	var all []Value
 	f.values(reflect.ValueOf(f.Config), "", "", &all)
 	return all
+}
+
+// InEffect are all settings of a server that runs with a configuration, and the keys for which the
+// file says something else.
+func (f *File) InEffect(running xmpp.Config) (all []Value, differ []string) {
+	in := make(map[string]Value)
+	for _, v := range f.Values() {
+		in[v.Key] = v
+	}
+	all = (&File{running, f.Path, f.positions}).Values()
+	for i, v := range all {
+		said, ok := in[v.Key]
+		delete(in, v.Key)
+		switch {
+		case !ok:
+			all[i].Source = "the running server; not in " + f.Path
+		case TOML(said.Value) != TOML(v.Value):
+			all[i].Source = "the running server, not " + said.Source
+		default:
+			continue
+		}
+		differ = append(differ, v.Key)
+	}
+	return all, append(differ, slices.Sorted(maps.Keys(in))...)
 }
 
 func (f *File) values(v reflect.Value, prefix, table string, all *[]Value) {

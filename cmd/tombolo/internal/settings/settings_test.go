@@ -105,7 +105,12 @@ func TestMistakes(t *testing.T) {
 			`11:1: "trust" is not possible here`, `12:9: "abc" is not a SHA-256 in base64`}},
 		"clear and pinned": {"[[federation.partner]]\ndomain = \"b.test\"\nauthentication = \"certificate\"\nclear = true\n", []string{`8:1: without TLS nothing proves the partner's domain`}},
 		"files that are not there": {"[federation]\nca_file = \"none.pem\"\n[[domain]]\nname = \"b.test\"\ncertificate = \"none.crt\"\nkey = \"a.test.key\"\n", []string{
-			`6:1: open ` + filepath.Join(dir, "none.pem"), `9:1: open ` + filepath.Join(dir, "none.crt")}},
+			`6:1: open ` + filepath.Join(dir, "none.pem") + ": no such file or directory; write the name of a PEM file with the trust anchors, or remove the key",
+			`9:1: open ` + filepath.Join(dir, "none.crt") + ": no such file or directory; write the name of a PEM file that the server may read, with the certificate chain"}},
+		"a key that is not there": {"[[domain]]\nname = \"b.test\"\ncertificate = \"a.test.crt\"\nkey = \"none.key\"\n", []string{
+			`8:1: open ` + filepath.Join(dir, "none.key") + ": no such file or directory; write the name of a PEM file that the server may read, with the private key"}},
+		"a number below zero": {"[limits]\ndepth = -1\nlogin_attempts = 0\n", []string{
+			`6:1: -1 limits nothing; write a positive value such as 64`, `7:1: this limit cannot be off; write a positive value such as 5`}},
 		"a domain that lacks all":  {"[[domain]]\n", []string{`5:3: domain.name: a domain name is missing`, `5:3: domain.certificate: a certificate is missing`, `5:3: domain.key: a key is missing`}},
 		"a domain served twice":    {head, []string{`6:1: "a.test" is served twice`}},
 		"admins and contacts":      {"[[domain]]\nname = \"b@b.test\"\ncertificate = \"a.test.crt\"\nkey = \"a.test.key\"\nadmins = [\"b.test\"]\n[domain.contacts]\nabuses = []\n", []string{`6:1: "b@b.test" is an address; write the domain alone, "b.test"`, `9:11: "b.test" is not the address of an account`, `11:1: "abuses" is no kind of contact`}},
