@@ -47,7 +47,7 @@ func (o *outlet) Send(e element.Element) { o.Track(e, nil, nil) }
 
 // Track implements session.Keeper.
 func (o *outlet) Track(e element.Element, note any, gate *stream.Gate) uint64 {
-	if gate != nil && o.stale.Swap(false) {
+	if gate != nil && o.stale.Load() {
 		o.record() // what is about to wait for the session is kept only if that is
 	}
 	number, ok := o.ledger.Send(e, note, gate)

@@ -97,6 +97,13 @@ func (l *Ledger) Persist(peer uint64, keep func(count uint32, done func(bool))) 
 	l.peer, l.keep = peer, keep
 }
 
+// Durable is how much of what the peer has sent it may have been told is handled.
+func (l *Ledger) Durable() uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.durable
+}
+
 // Renumbering says who gives what waits on disk other numbers, when something before it could not be kept.
 // renumber does not wait.
 func (l *Ledger) Renumbering(renumber func([]storage.Renumbered)) {
