@@ -151,7 +151,7 @@ type ArchiveStats struct {
 // Peers are those who acknowledge what they were sent (XEP-0198), so that both sides can go on after a
 // restart: clients whose sessions can be resumed, and other servers.
 type Peers interface {
-	// Put keeps a peer, in place of one with that ID.
+	// Put keeps a peer, in place of one with that ID, whose count it leaves as it is.
 	Put(Peer) error
 	// Delete removes a peer with its count and with what waits for it. None is not an error.
 	Delete(id uint64) error
@@ -180,7 +180,7 @@ type Renumbered struct{ Old, New uint64 }
 // A Peer is one end of stream management.
 type Peer struct {
 	ID    uint64 // chosen by the caller, not 0
-	Count uint32 // set by All: of its stanzas handled
+	Count uint32 // of its stanzas handled
 	// Kind and State are the caller's. State is what is needed to go on.
 	Kind  PeerKind
 	State []byte

@@ -352,3 +352,37 @@ func TestCountOfAnEndedSession(t *testing.T) {
 		t.Errorf("got %q after the message was delivered", got)
 	}
 }
+
+// TestCountOfALateRecord: a session that there was no space for is kept later, with the count that its client has been
+// told since (XEP-0198 section 5).
+func TestCountOfALateRecord(t *testing.T) {
+	t.Parallel()
+	p := newPhoenix(t, "", "romeo", "juliet")
+	romeo := p.authenticated(t, "romeo")
+	romeo.bind("x")
+	if err := p.store.Submit(nil).Wait(t.Context()); err != nil { // what is written now is the session
+		t.Fatal(err)
+	}
+	p.faults.FailNext(fmt.Errorf("test: %w", storage.ErrNoSpace))
+	romeo.sendf("<enable xmlns='%s' resume='true'/>", ns.SM)
+	_, id, _ := strings.Cut(romeo.expect("resume="), "id='")
+	id, _, _ = strings.Cut(id, "'")
+	if p.faults.Pending() != 0 {
+		t.Fatal("there was space")
+	}
+	for i := range 3 {
+		romeo.sendf("<message to='juliet@a.test' type='chat'><body>%d</body></message>", i)
+	}
+	romeo.acknowledged(3)
+	romeo.show("x") // and with that the session is written
+	if err := p.store.Submit(nil).Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.kill()
+	romeo = p.authenticated(t, "romeo")
+	romeo.sendf("<resume xmlns='%s' previd='%s' h='0'/>", ns.SM, id)
+	romeo.expect("<resumed ")
+	if got := romeo.expect("/>"); !strings.Contains(got, "h='3'") && !strings.Contains(got, "h='4'") {
+		t.Errorf("3 were acknowledged, now: %s", got)
+	}
+}

@@ -15,7 +15,7 @@ func (p peers) Put(peer storage.Peer) error {
 	k := key(peer.ID)
 	err := p.put(inPeers, k, encodePeer(peer))
 	if err == nil && p.get(inCounts, k) == nil {
-		err = p.put(inCounts, k, encodeNumber(0))
+		err = p.put(inCounts, k, encodeNumber(uint64(peer.Count)))
 	}
 	if err != nil {
 		return fmt.Errorf("put peer %d: %w", peer.ID, err)

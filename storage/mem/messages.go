@@ -207,7 +207,9 @@ func (tx *txn) eraseOffline(account jid.JID) error {
 type peers struct{ *txn }
 
 func (p peers) Put(peer storage.Peer) error {
-	peer.Count = p.txn.peers[peer.ID].Count
+	if old, ok := p.txn.peers[peer.ID]; ok {
+		peer.Count = old.Count
+	}
 	peer.State = append([]byte(nil), peer.State...) // an empty one is none
 	if err := put(p.txn, p.txn.peers, peer.ID, peer); err != nil {
 		return fmt.Errorf("put peer %d: %w", peer.ID, err)

@@ -49,20 +49,20 @@ func testPeers(t *testing.T, s storage.Store) {
 		do(t, s, func(tx storage.Tx) error { return tx.Peers().Count(storage.Counted{Peer: id, Count: n}) })
 	}
 	state := []byte("state")
-	put(storage.Peer{ID: 1<<64 - 1, Kind: storage.OutgoingPeer, State: state, Count: 99}) // All sets the count
+	put(storage.Peer{ID: 1<<64 - 1, Kind: storage.OutgoingPeer, State: state, Count: 99})
 	put(storage.Peer{ID: 1, Kind: storage.IncomingPeer})
 	put(storage.Peer{ID: 256, Kind: storage.ClientPeer, State: []byte{}})
 	state[0] = 'S'
 	equal(t, "in order", allPeers(t, s), []storage.Peer{
 		{ID: 1, Kind: storage.IncomingPeer}, {ID: 256, Kind: storage.ClientPeer},
-		{ID: 1<<64 - 1, Kind: storage.OutgoingPeer, State: []byte("state")},
+		{ID: 1<<64 - 1, Kind: storage.OutgoingPeer, State: []byte("state"), Count: 99},
 	})
 	for _, n := range []uint32{1<<31 - 1, 1<<31 - 2, 1<<32 - 2, 1<<32 - 1, 1<<32 - 2} { // it does not go back
 		count(256, n)
 	}
 	count(1, 7)
 	do(t, s, add(storage.Message{Counted: storage.Counted{Peer: 1, Count: 8}}))
-	put(storage.Peer{ID: 256, Kind: storage.ClientPeer, State: []byte("new")}) // its count stays
+	put(storage.Peer{ID: 256, Kind: storage.ClientPeer, State: []byte("new"), Count: 1<<31 + 5}) // its count stays
 	do(t, s, func(tx storage.Tx) error { return tx.Peers().Delete(1<<64 - 1) })
 	do(t, s, func(tx storage.Tx) error { return tx.Peers().Delete(5) })
 	equal(t, "counted", allPeers(t, s), []storage.Peer{

@@ -42,12 +42,14 @@ func (s *Server) newOutlet(st *stream.Stream) *outlet {
 	return &outlet{server: s, ledger: stream.NewLedger(st, s.Limits.Queue*3/4, time.Now)}
 }
 
+var _ session.Keeper = (*outlet)(nil) // which a session looks for in its sink
+
 // Send enqueues a stanza to the client.
 func (o *outlet) Send(e element.Element) { o.Track(e, nil, nil) }
 
 // Track implements session.Keeper.
 func (o *outlet) Track(e element.Element, note any, gate *stream.Gate) uint64 {
-	if gate != nil && o.stale.Swap(false) {
+	if gate != nil && o.stale.Load() {
 		o.record() // what is about to wait for the session is kept only if that is
 	}
 	number, ok := o.ledger.Send(e, note, gate)

@@ -58,16 +58,14 @@ func (p *parking) find(id key, account jid.JID) *outlet {
 // that is not remembered, or not known yet: what the client then takes for unhandled would come twice.
 func (p *parking) handled(id key, account jid.JID) (count uint32, ok bool) {
 	p.mu.Lock()
-	var ledger *stream.Ledger
-	for _, e := range p.ended[account] {
-		if e.id == id {
-			ledger = e.ledger
-		}
-	}
-	p.mu.Unlock()
-	if ledger == nil {
+	ended := p.ended[account]
+	i := slices.IndexFunc(ended, func(e endedSession) bool { return e.id == id })
+	if i < 0 {
+		p.mu.Unlock()
 		return 0, false
 	}
+	ledger := ended[i].ledger
+	p.mu.Unlock()
 	count, open := ledger.Handled()
 	return count, open == nil
 }

@@ -124,6 +124,7 @@ func (o *outlet) record() {
 		if peer.State == nil {
 			return nil // an earlier write, which ran again, has it
 		}
+		peer.Count = o.ledger.Durable() // of a session that there was no space for before
 		return tx.Peers().Put(peer)
 	}).Then(func(err error) {
 		if !began {
@@ -131,6 +132,8 @@ func (o *outlet) record() {
 		}
 		if err != nil {
 			o.stale.Store(true)
+		} else if o.stale.Swap(false) {
+			o.counted() // what was handled in the same commit
 		}
 	})
 }

@@ -268,3 +268,45 @@ func TestStartWithParcels(t *testing.T) {
 		}
 	})
 }
+
+// What the peer says after a restart is of 32 bits, and what is known of the time before may be old: its count is taken
+// for one that is near to what waits, and not for one that is beyond anything that it can have been sent.
+func TestCountAfterARestart(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		acked, first uint64 // the second is the next
+		h            uint64
+		known        bool
+		left         int // -1: refused
+	}{
+		{"nothing", 0, 3, 2, true, 2},
+		{"one", 0, 3, 3, true, 1},
+		{"more than waits", 0, 3, 1000, true, 0},
+		{"less than before", 2, 3, 1, false, 2},
+		{"far from what is known", 0, 1<<31 + 5, 1<<31 + 5, true, 1},
+		{"further", 7, 1<<32 + 5, 1<<32 + 6, true, 0},
+		{"absurd", 0, 3, 1<<31 - 1, true, -1},
+		{"absurd, and far", 5, 1<<40 + 3, 1<<40 + 1<<30, true, -1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := Restore(1<<20, time.Now, test.acked, []Parcel{{Element: message(1), Number: test.first},
+				{Element: message(2), Number: test.first + 1}}, 0)
+			if l.Known(uint32(test.h)) != test.known {
+				t.Errorf("known: %t", !test.known)
+			}
+			_, _, err := l.Acknowledged(uint32(test.h))
+			if (err != nil) != (test.left < 0) {
+				t.Errorf("got %v", err)
+			}
+			if err == nil && len(l.kept) != test.left {
+				t.Errorf("%d wait, want %d", len(l.kept), test.left)
+			}
+			if err == nil && test.known && l.Acked() != test.h {
+				t.Errorf("acknowledged %d, want %d", l.Acked(), test.h)
+			}
+		})
+	}
+	if _, _, err := Restore(1<<20, time.Now, 3, nil, 0).Acknowledged(1 << 30); err != nil {
+		t.Errorf("where nothing waits: %v", err)
+	}
+}

@@ -217,17 +217,17 @@ func (s *socket) blocked() bool {
 	return s.busy
 }
 
+func (s *socket) isIdle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.busy && s.err == nil
+}
+
 // unread says whether the connection was cut for what the peer has not read.
 func (s *socket) unread() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err == ErrUnread
-}
-
-func (s *socket) isIdle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.busy && s.err == nil
 }
 
 // finish waits until everything is sent and the peer has closed its side, at most as long as
