@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -47,7 +46,6 @@ type Ledger struct {
 	acked      uint64   // the peer's h
 	kept       []Parcel // behind it, oldest first
 	restored   bool     // kept is from before a restart: sent is not known, and there may be gaps
-	reach      uint64   // what sent was at most, then; 0: not known
 	renumbered *Gate    // of the numbers that kept got instead; nil: they are as they were
 	bytes      int      // of kept
 	full       bool     // there was too much, and the owner knows
@@ -78,7 +76,7 @@ func NewLedger(s *Stream, limit int, now func() time.Time) *Ledger {
 }
 
 // Restore makes a ledger as it was before a restart, without a stream: the peer had acknowledged acked
-// stanzas, or more, may not have got those kept, whose Numbers rise, and had sent received.
+// stanzas, may not have got those kept, whose Numbers rise, and had sent received.
 func Restore(limit int, now func() time.Time, acked uint64, kept []Parcel, received uint32) *Ledger {
 	l := &Ledger{limit: limit, now: now, counting: true, acked: acked, sent: acked, kept: kept, restored: true,
 		received: received, durable: received}
@@ -86,21 +84,9 @@ func Restore(limit int, now func() time.Time, acked uint64, kept []Parcel, recei
 		l.bytes += len(p.Element.String())
 		l.sent = p.Number
 	}
-	if len(kept) > 0 {
-		// Numbers of 32 bits are taken for what is near: acked may be old, but what is kept is not acknowledged.
-		l.acked = max(acked, kept[0].Number-min(kept[0].Number, 1<<30))
-		l.reach = l.sent + min(uint64(limit/smallest+lately), 1<<31)
-	}
 	l.sent += 1 << 31 // what else the peer was sent had numbers, too; none of them is used again
 	return l
 }
-
-// How much a peer can have been sent behind the last stanza that waits on disk, and be of a kind that does not wait
-// there: as much as it may leave unacknowledged, and what it got between an acknowledgement of that stanza and its removal.
-const (
-	smallest = 16      // bytes of a stanza, at least
-	lately   = 1 << 16 // stanzas
-)
 
 // Persist makes the ledger tell the peer only what is on disk, as the count of that peer of the store.
 // keep brings a count there; it does not wait, and calls done, with false if it failed. Receipts that
@@ -268,15 +254,11 @@ func (l *Ledger) acknowledge(h uint32) ([]Parcel, error) {
 		return nil, nil
 	}
 	acked := l.acked + uint64(ahead)
-	most := l.sent
-	if l.restored {
-		most = cmp.Or(l.reach, acked)
-	}
-	if acked > most {
+	if acked > l.sent && !l.restored {
 		return nil, &stanza.StreamError{Condition: stanza.StreamUndefinedCondition,
-			Text: fmt.Sprintf("you acknowledged %d stanzas, but were sent %d so far", h, uint32(most)),
+			Text: fmt.Sprintf("you acknowledged %d stanzas, but were sent %d so far", h, uint32(l.sent)),
 			App: element.Start("handled-count-too-high", ns.SM).Attr("h", number(h)).
-				Attr("send-count", number(uint32(most))).Element()}
+				Attr("send-count", number(uint32(l.sent))).Element()}
 	}
 	n := 0
 	for n < len(l.kept) && l.kept[n].Number <= acked {
