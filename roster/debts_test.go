@@ -27,8 +27,11 @@ func (l *lasting) Managed() bool                           { return true }
 func (l *lasting) Parked() bool                            { return false }
 func (l *lasting) Peer() uint64                            { return 7 }
 func (l *lasting) Changed()                                {}
+func (l *lasting) Numbers(func(any) bool) []uint64         { return nil }
 func (l *lasting) Settle() (written, lost []stream.Parcel) { return nil, l.parcels }
 func (l *lasting) Forget()                                 {}
+
+var _ session.Keeper = (*lasting)(nil)
 
 // Pushes that a session has not acknowledged are noted on it, before the change is written, and so it is told what is so
 // after a restart: of each that changed, or of all on the list where that were too many.

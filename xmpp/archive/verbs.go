@@ -140,6 +140,9 @@ func (a *Archive) verbPurge(ctx context.Context, q Request) (p Purged, err error
 	if err := a.exists(q); err != nil {
 		return p, err
 	}
+	if _, err := a.settled(ctx, q.Account); err != nil { // what is on its way to the store is older, too
+		return p, err
+	}
 	p.Messages, err = a.purge(ctx, q.Account, q.Before)
 	return p, err
 }

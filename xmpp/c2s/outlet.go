@@ -42,6 +42,8 @@ func (s *Server) newOutlet(st *stream.Stream) *outlet {
 	return &outlet{server: s, ledger: stream.NewLedger(st, s.Limits.Queue*3/4, time.Now)}
 }
 
+var _ session.Keeper = (*outlet)(nil) // which a session looks for in its sink
+
 // Send enqueues a stanza to the client.
 func (o *outlet) Send(e element.Element) { o.Track(e, nil, nil) }
 

@@ -686,6 +686,8 @@ func (m *managed) Numbers(func(any) bool) []uint64         { return nil }
 func (m *managed) Settle() (written, lost []stream.Parcel) { return nil, m.parcels }
 func (m *managed) Forget()                                 {}
 
+var _ session.Keeper = (*managed)(nil)
+
 // TestHandOverToSeveralOfWhichOneFails: what several devices were handed comes to none of them again when one of them
 // ends without it, if another has acknowledged it.
 func TestHandOverToSeveralOfWhichOneFails(t *testing.T) {
@@ -747,6 +749,8 @@ func (l *lasting) Changed()                                {}
 func (l *lasting) Numbers(of func(any) bool) []uint64      { return l.ledger.Numbers(of) }
 func (l *lasting) Settle() (written, lost []stream.Parcel) { return l.ledger.Settle() }
 func (l *lasting) Forget()                                 {}
+
+var _ session.Keeper = (*lasting)(nil)
 
 // TestHandOverWithoutSpace: what a session could not take over, because there was no space to write that, waits as
 // before, and so does what is behind it. Its sender knows that it is kept. When there is space again it goes on.
