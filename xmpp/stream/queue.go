@@ -148,6 +148,7 @@ func (q *queue) flush() {
 			q.shut()
 		} else {
 			q.taken += int64(len(out))
+			q.pass() // now: the next write may fail
 		}
 		q.room.Broadcast()
 	}
