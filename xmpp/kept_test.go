@@ -386,3 +386,49 @@ func TestCountOfALateRecord(t *testing.T) {
 		t.Errorf("3 were acknowledged, now: %s", got)
 	}
 }
+
+// TestDamagedSessionIsSentOn: what waits for a session whose record cannot be read is not lost with it, and another
+// session that was sent the same does not take it for acknowledged.
+func TestDamagedSessionIsSentOn(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{"{", "{}", `{"Key":"AAAA","Full":"juliet@a.test/laptop"}`} {
+		for _, shared := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%t", state, shared), func(t *testing.T) {
+				t.Parallel()
+				p := newPhoenix(t, "archive.enabled = false", "romeo", "juliet")
+				romeo, _ := p.managed("romeo", "x", resumable)
+				phone, _ := p.managed("juliet", "phone", resumable)
+				laptop, _ := p.managed("juliet", "laptop", resumable)
+				phone.lose()
+				laptop.lose()
+				if !shared {
+					p.kick("juliet@a.test/phone")
+				}
+				romeo.send("<message to='juliet@a.test' type='chat'><body>kept</body></message>")
+				romeo.acknowledged(2)
+				p.end()
+				p.open()
+				if err := p.store.Submit(func(tx storage.Tx) error {
+					peers, err := tx.Peers().All()
+					for _, peer := range peers {
+						if strings.Contains(string(peer.State), "juliet@a.test/laptop") {
+							peer.State = []byte(state)
+							err = errors.Join(err, tx.Peers().Put(peer))
+						}
+					}
+					return err
+				}).Wait(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				p.rise()
+				if shared {
+					if !p.here("juliet@a.test/phone") {
+						t.Fatal("the phone is gone, too")
+					}
+					p.kick("juliet@a.test/phone")
+				}
+				p.finds("juliet", "kept")
+			})
+		}
+	}
+}

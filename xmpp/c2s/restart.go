@@ -164,11 +164,6 @@ func (o *outlet) submit(what string, write func(storage.Tx) error) *storage.Tick
 // Restore finds the sessions that there were when the server ended. Their clients have as much time to
 // come back as if they had lost their connections now. It is called before anybody can connect.
 func (s *Server) Restore() error {
-	type remnant struct {
-		storage.Peer
-		waiting []storage.Unacknowledged
-		damage  error
-	}
 	var remnants []remnant
 	err := s.Store.View(func(tx storage.Tx) error {
 		peers, err := tx.Peers().All()
@@ -185,36 +180,77 @@ func (s *Server) Restore() error {
 	}
 	lost := make(map[jid.JID]session.Lost)
 	for _, p := range remnants {
-		var r sessionRecord
-		err := p.damage
-		if err == nil {
-			err = json.Unmarshal(p.State, &r)
+		r, presence, err := p.read()
+		if err != nil { // what cannot be read costs one session, and neither the server nor what waits for that session
+			s.Log.Warn("session is lost", "session", r.Full, "err", err)
+			r, presence = sessionRecord{Key: make([]byte, len(key{})), Full: p.whose()}, stanza.Stanza{}
 		}
-		if err == nil {
+		if !r.Full.IsZero() {
 			account := r.Full.Bare()
 			if lost[account] == nil {
 				lost[account] = make(session.Lost)
 			}
-			err = s.restore(p.Peer, r, p.waiting, lost[account])
+			err = s.restore(p, r, presence, lost[account])
 		}
-		if err != nil { // what cannot be read costs one session, and not the server
-			s.Log.Warn("session is lost", "session", r.Full, "err", err)
+		switch {
+		case errors.Is(err, storage.ErrNotFound) || r.Full.IsZero():
 			s.Store.Submit(func(tx storage.Tx) error { return tx.Peers().Delete(p.ID) })
+		case err != nil:
+			s.Log.Error("session is not restored", "session", r.Full, "err", err)
 		}
 	}
 	return nil
 }
 
-func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unacknowledged, lost session.Lost) error {
-	if len(r.Key) != len(key{}) {
-		return fmt.Errorf("the key has %d bytes", len(r.Key))
+// A remnant is what the store has of a session.
+type remnant struct {
+	storage.Peer
+	waiting []storage.Unacknowledged
+	damage  error
+}
+
+func (p remnant) read() (r sessionRecord, presence stanza.Stanza, err error) {
+	if err = p.damage; err == nil {
+		err = json.Unmarshal(p.State, &r)
 	}
+	switch {
+	case err != nil:
+	case len(r.Key) != len(key{}):
+		err = fmt.Errorf("the key has %d bytes", len(r.Key))
+	case r.Presence != "":
+		var e element.Element
+		if e, err = element.ParseOne(r.Presence, ns.Client); err == nil {
+			presence, err = stanza.Parse(e)
+		}
+		if err != nil {
+			err = fmt.Errorf("presence: %w", err)
+		}
+	}
+	return r, presence, err
+}
+
+// whose is a name for the session by the account for which messages wait, zero if none do.
+func (p remnant) whose() (full jid.JID) {
+	for _, m := range p.waiting {
+		e, err := element.ParseOne(m.Stanza, ns.Client)
+		if err != nil || m.Form == storage.CarbonSent {
+			continue // what was sent, others have
+		}
+		if st, err := stanza.Parse(e); err == nil {
+			full, _ = st.To.Bare().WithResource(fmt.Sprintf("lost-%x", p.ID))
+			break
+		}
+	}
+	return full
+}
+
+func (s *Server) restore(p remnant, r sessionRecord, presence stanza.Stanza, lost session.Lost) error {
 	o := &outlet{server: s, peer: p.ID, id: key(r.Key), grace: min(r.Grace, s.Resume), asked: true, old: true}
 	if o.id == (key{}) {
 		binary.BigEndian.PutUint64(o.id[:], p.ID) // which is the hash of no secret; its grace is over
 	}
-	parcels := make([]stream.Parcel, 0, len(waiting))
-	for _, m := range waiting {
+	parcels := make([]stream.Parcel, 0, len(p.waiting))
+	for _, m := range p.waiting {
 		if parcel, err := s.parcel(r.Full, m, lost); err == nil {
 			parcels = append(parcels, parcel)
 		} else {
@@ -223,17 +259,8 @@ func (s *Server) restore(p storage.Peer, r sessionRecord, waiting []storage.Unac
 	}
 	o.ledger = stream.Restore(s.Limits.Queue*3/4, time.Now, r.Acked, parcels, p.Count)
 	o.persist()
-	remnant := session.Remnant{Full: r.Full, Client: r.Client, Since: r.Since, Sink: o, Ready: r.Ready, Interested: r.Interested,
-		Enabled: r.Enabled, Directed: r.Directed}
-	if r.Presence != "" {
-		e, err := element.ParseOne(r.Presence, ns.Client)
-		if err == nil {
-			remnant.Presence, err = stanza.Parse(e)
-		}
-		if err != nil {
-			return fmt.Errorf("presence: %w", err)
-		}
-	}
+	remnant := session.Remnant{Full: r.Full, Client: r.Client, Since: r.Since, Sink: o, Presence: presence, Ready: r.Ready,
+		Interested: r.Interested, Enabled: r.Enabled, Directed: r.Directed}
 	remnant.Found = func(_ *session.User, found *session.Session) {
 		o.session = found
 		s.parking.enter(o)

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -46,6 +47,7 @@ type Ledger struct {
 	acked      uint64   // the peer's h
 	kept       []Parcel // behind it, oldest first
 	restored   bool     // kept is from before a restart: sent is not known, and there may be gaps
+	reach      uint64   // what sent was then, at most; 0: not known
 	renumbered *Gate    // of the numbers that kept got instead; nil: they are as they were
 	bytes      int      // of kept
 	full       bool     // there was too much, and the owner knows
@@ -84,9 +86,19 @@ func Restore(limit int, now func() time.Time, acked uint64, kept []Parcel, recei
 		l.bytes += len(p.Element.String())
 		l.sent = p.Number
 	}
+	if len(kept) > 0 {
+		l.reach = l.sent + min(uint64(limit/smallest+lately), 1<<31)
+	}
 	l.sent += 1 << 31 // what else the peer was sent had numbers, too; none of them is used again
 	return l
 }
+
+// How much a peer can have been sent behind the last stanza that waits on disk, and be of a kind that does not wait
+// there: as much as it may leave unacknowledged, and what it got between an acknowledgement of that stanza and its removal.
+const (
+	smallest = 16      // bytes of a stanza, at least
+	lately   = 1 << 16 // stanzas
+)
 
 // Persist makes the ledger tell the peer only what is on disk, as the count of that peer of the store.
 // keep brings a count there; it does not wait, and calls done, with false if it failed. Receipts that
@@ -254,11 +266,15 @@ func (l *Ledger) acknowledge(h uint32) ([]Parcel, error) {
 		return nil, nil
 	}
 	acked := l.acked + uint64(ahead)
-	if acked > l.sent && !l.restored {
+	most := l.sent
+	if l.restored {
+		most = cmp.Or(l.reach, acked)
+	}
+	if acked > most {
 		return nil, &stanza.StreamError{Condition: stanza.StreamUndefinedCondition,
-			Text: fmt.Sprintf("you acknowledged %d stanzas, but were sent %d so far", h, uint32(l.sent)),
+			Text: fmt.Sprintf("you acknowledged %d stanzas, but were sent %d so far", h, uint32(most)),
 			App: element.Start("handled-count-too-high", ns.SM).Attr("h", number(h)).
-				Attr("send-count", number(uint32(l.sent))).Element()}
+				Attr("send-count", number(uint32(most))).Element()}
 	}
 	n := 0
 	for n < len(l.kept) && l.kept[n].Number <= acked {

@@ -268,3 +268,52 @@ func TestStartWithParcels(t *testing.T) {
 		}
 	})
 }
+
+// What was sent before a restart is known roughly, where something of it waits: a count beyond that is refused as it
+// would have been before (section 6).
+func TestCountAfterARestart(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		h     uint32
+		known bool
+		left  int // -1: refused
+	}{
+		{"less than before", 1, false, 2},
+		{"nothing", 2, true, 2},
+		{"one", 3, true, 1},
+		{"more than waits", 1000, true, 0},
+		{"absurd", 1<<31 - 1, true, -1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := Restore(1<<20, time.Now, 2, []Parcel{{Element: message(1), Number: 3}, {Element: message(2), Number: 4}}, 0)
+			if l.Known(test.h) != test.known {
+				t.Errorf("known: %t", !test.known)
+			}
+			_, _, err := l.Acknowledged(test.h)
+			var refused *stanza.StreamError
+			if errors.As(err, &refused) != (test.left < 0) {
+				t.Errorf("got %v", err)
+			}
+			if err == nil && len(l.kept) != test.left {
+				t.Errorf("%d wait, want %d", len(l.kept), test.left)
+			}
+		})
+	}
+	if _, _, err := Restore(1<<20, time.Now, 3, nil, 0).Acknowledged(1 << 30); err != nil {
+		t.Errorf("where nothing waits: %v", err)
+	}
+}
+
+// A session that is not resumed between two restarts has been sent something with numbers that are far from what its
+// peer has got. That one can go on all the same.
+func TestCountAfterTwoRestarts(t *testing.T) {
+	l := Restore(1<<20, time.Now, 203, nil, 0)
+	number, _ := l.Send(message(1), nil, nil)
+	l = Restore(1<<20, time.Now, 203, []Parcel{{Element: message(1), Number: number}}, 0)
+	if !l.Known(203) {
+		t.Error("the count is not known")
+	}
+	if _, changed, err := l.Acknowledged(203); err != nil || len(changed) != 1 || changed[0].New != 204 {
+		t.Errorf("got %v, %v", changed, err)
+	}
+}
