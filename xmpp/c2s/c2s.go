@@ -102,6 +102,7 @@ func New(c Config) *Server {
 	}
 	features = append(features, c.Early...)
 	features = append(features, s.bind(), s.management(), announce(c.Announced))
+	c.Timing.Ask = askPause
 	s.role = &stream.Role{
 		Content:   ns.Client,
 		Features:  features,

@@ -49,6 +49,10 @@ func (s *Server) management() stream.Feature {
 	}
 }
 
+// askPause is how long a client in the middle of something goes on before it is asked again what it has got. What it
+// has not said is all that may come twice if its session is lost.
+const askPause = 50 * time.Millisecond
+
 // failed says that stream management cannot be had (section 6).
 func failed(err *stanza.Error) element.Element {
 	return element.Start("failed", ns.SM).Leaf(err.Condition, ns.StanzaErr, "").Element()

@@ -30,8 +30,11 @@ type queue struct {
 	gates        []gated
 	awaited      int64 // when so many have passed, the role is told; 0: nobody waits
 
-	asking bool // a request for acknowledgement is on its way or unanswered
-	ask    bool // stanzas that count were added since
+	asking  bool        // a request for acknowledgement is on its way or unanswered
+	ask     bool        // stanzas that count were added since
+	askedAt time.Time   // the last request
+	askedOf int64       // what was added before it
+	asker   *time.Timer // makes the next one if nothing else is written; nil: none is due
 }
 
 // A kind is what is put into a queue.
@@ -45,6 +48,9 @@ const (
 
 // request asks the peer to say what it has got (XEP-0198 section 4).
 const request = "<r xmlns='" + ns.SM + "'/>"
+
+// askBytes is how much a peer is sent at most before it is asked, Timing.Ask or not.
+const askBytes = 16 << 10
 
 // flushAt is how much is gathered at most before it is written in the middle of a turn.
 const flushAt = 32 << 10
@@ -112,7 +118,7 @@ func (q *queue) hold(gate *Gate) {
 
 // flush writes what is there, unless somebody else is writing and will find it, or the peer does not
 // read: then the connection calls drained when it does. What is written at once ends with a request
-// for acknowledgement, if it has stanzas that count and no other request waits for its answer.
+// for acknowledgement, if one is due.
 func (q *queue) flush() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -124,8 +130,7 @@ func (q *queue) flush() {
 		if n == 0 {
 			break
 		}
-		if n == len(q.buf) && q.ask && !q.asking && !q.ended {
-			q.ask, q.asking = false, true
+		if n == len(q.buf) && q.asks(false) {
 			q.buf = append(q.buf, request...)
 			q.added += int64(len(request))
 			n = len(q.buf)
@@ -217,20 +222,49 @@ func (q *queue) await(end int64) {
 	}
 }
 
-// answered notes that the peer has acknowledged something, and asks again if there is more that it
+// asks says whether to ask the peer what it has got with what is about to be written, if that is anything, and notes
+// that it is asked. If it is too early for that, askAlone will do it.
+func (q *queue) asks(alone bool) bool {
+	if !q.ask || q.asking || q.ended || q.closed {
+		return false
+	}
+	now, pause := time.Now(), q.s.role.Timing.Ask
+	if alone {
+		pause += pause / 2 // something to go with may come
+	}
+	if early := q.askedAt.Add(pause).Sub(now); early > 0 && q.added-q.askedOf < askBytes {
+		if q.asker == nil {
+			q.asker = time.AfterFunc(q.askedAt.Add(q.s.role.Timing.Ask*3/2).Sub(now), func() {
+				q.mu.Lock()
+				q.asker = nil
+				q.mu.Unlock()
+				q.askAlone()
+			})
+		}
+		return false
+	}
+	q.ask, q.asking, q.askedAt, q.askedOf = false, true, now, q.added
+	return true
+}
+
+// askAlone asks although nothing else is written. What waits to be written will ask.
+func (q *queue) askAlone() {
+	q.mu.Lock()
+	asks := len(q.buf) == 0 && q.asks(true)
+	q.mu.Unlock()
+	if asks {
+		q.add(element.Element{}, request, plain, nil)
+	}
+}
+
+// answered notes that the peer has acknowledged something, and asks again, in time, if there is more that it
 // was sent.
 func (q *queue) answered(more bool) {
 	q.mu.Lock()
 	q.asking = false
-	idle := more && q.ask && len(q.buf) == 0
-	if idle {
-		q.ask, q.asking = false, true
-	}
 	q.ask = q.ask && more
 	q.mu.Unlock()
-	if idle {
-		q.add(element.Element{}, request, plain, nil)
-	}
+	q.askAlone()
 }
 
 // drained is called by the connection when the peer has read what it was behind with.
@@ -342,6 +376,9 @@ func (q *queue) close() {
 // shut is close with the lock held.
 func (q *queue) shut() {
 	q.closed, q.buf, q.lent, q.gates = true, nil, nil, nil
+	if q.asker != nil {
+		q.asker.Stop()
+	}
 	q.room.Broadcast()
 	q.s.conn.Close()
 }

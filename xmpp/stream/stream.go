@@ -104,6 +104,9 @@ type Timing struct {
 	Quiet  time.Duration // silence after which the peer is probed
 	Answer time.Duration // silence after a probe that ends the stream
 	Finish time.Duration // for the peer to close its side, and for our last bytes
+	// Ask is the least time between two requests for acknowledgement (XEP-0198): an answer costs the peer and us as
+	// much as a stanza, so who is in the middle of something is asked once for all of it.
+	Ask time.Duration
 }
 
 // A Header is what a peer's <stream:stream> tag says.

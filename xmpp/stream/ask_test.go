@@ -1,0 +1,64 @@
+package stream_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// r is a request for acknowledgement.
+const r = "<r xmlns='urn:xmpp:sm:3'/>"
+
+// TestAsk: a peer is asked at once for the first stanza, once for all that follow within Timing.Ask, and at the end
+// of it though nothing more is sent; what is much is asked for earlier.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	const ask = time.Second
+	role := role(t)
+	role.Timing.Ask = ask
+	p := run(t, role)
+	l := managed(t, p)
+	answer := func(h int) {
+		t.Helper()
+		if _, err := l.Acknowledge(uint32(h)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	l.Send(numbered(1), nil, nil)
+	began := time.Now()
+	p.readTo(t, r)
+	answer(1)
+	if took := time.Since(began); took > ask/2 {
+		t.Errorf("the first request took %v", took)
+	}
+	for n := 2; n <= 5; n++ {
+		l.Send(numbered(n), nil, nil)
+		time.Sleep(ask / 20)
+	}
+	got := p.readTo(t, r)
+	if took := time.Since(began); took < ask || took > 3*ask {
+		t.Errorf("the second request came after %v; Ask is %v", took, ask)
+	}
+	if !strings.Contains(got, "id='5'") {
+		t.Errorf("before the second request came only %s", got)
+	}
+
+	// While that is unanswered there is no other one; its answer is followed by one for what came since.
+	l.Send(numbered(6), nil, nil)
+	p.readTo(t, "id='6'")
+	answer(5)
+	if got := p.readTo(t, r); strings.Count(got, r) != 1 {
+		t.Errorf("got %s", got)
+	}
+	answer(6)
+
+	asked := time.Now()
+	for n := 7; n <= 1006; n++ { // more than askBytes
+		l.Send(numbered(n), nil, nil)
+	}
+	p.readTo(t, r)
+	if took := time.Since(asked); took > ask/2 {
+		t.Errorf("after much the request took %v", took)
+	}
+}
