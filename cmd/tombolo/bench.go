@@ -97,7 +97,7 @@ address hold for the clients, too: exempt them, and lift limits.stanzas_per_seco
 	f.IntVar(&b.Messages, "messages", 100, "offline, archive: `number` of messages for each recipient; archive has whole pages of 50")
 	f.DurationVar(&b.Duration, "duration", 10*time.Second, "`time` that is measured")
 	f.DurationVar(&b.WarmUp, "warm-up", 2*time.Second, "`time` before that")
-	f.BoolVar(&b.SM, "sm", false, "turn on stream management (XEP-0198)")
+	f.BoolVar(&b.SM, "sm", false, "turn on stream management with resumption (XEP-0198)")
 	f.BoolVar(&b.Carbons, "carbons", false, "turn on message carbons (XEP-0280)")
 	f.BoolVar(&b.Fan, "fan", false, "relay: from one user to all others, as presence")
 	f.StringVar(&b.Flood, "flood", "", "fairness, relay: what goes on beside the first two users: session (one writes to another as fast as it "+

@@ -212,7 +212,7 @@ func (s *session) settle(t *Target, x extras) error {
 	}
 	s.jid = full // as written, which is how it goes into attributes
 	if x.sm {
-		if err := s.send("<enable xmlns='urn:xmpp:sm:3'/>"); err != nil {
+		if err := s.send("<enable xmlns='urn:xmpp:sm:3' resume='true'/>"); err != nil {
 			return err
 		}
 		el, err := s.read()
