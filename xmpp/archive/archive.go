@@ -166,7 +166,7 @@ func (a *Archive) keep(u hook.User, entry *journal.Entry, with jid.JID) uint64 {
 
 // wants says whether a message is to be in the archive of a user who says it to somebody, or hears it.
 func (a *Archive) wants(u hook.User, st stanza.Stanza, with jid.JID) bool {
-	return st.Kind == stanza.Message && worth(st) && a.options.Enabled(u.JID().Domain()) &&
+	return st.Kind == stanza.Message && a.options.Enabled(u.JID().Domain()) && worth(st) &&
 		a.boxes.Get(u).preferences.want(with, func() bool { return a.options.Listed(u, with.Bare()) })
 }
 

@@ -29,6 +29,7 @@ type queue struct {
 	passed       int64 // of those taken, what the kernel has
 	gates        []gated
 	awaited      int64 // when so many have passed, the role is told; 0: nobody waits
+	news         bool  // they have passed, and the role is not told yet
 
 	asking  bool        // a request for acknowledgement is on its way or unanswered
 	ask     bool        // stanzas that count were added since
@@ -100,6 +101,7 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (plac
 	}
 	if size >= flushAt {
 		q.flush()
+		q.wake() // we may hold locks, and the role is not told here
 		if size > q.limit && q.pending() > q.limit {
 			q.cut()
 		}
@@ -169,8 +171,18 @@ func (q *queue) pass() {
 	}
 	q.passed = q.taken
 	if q.awaited > 0 && q.passed >= q.awaited {
-		q.awaited = 0
-		go q.s.role.Written(q.s) // who flushes may hold locks
+		q.awaited, q.news = 0, true
+	}
+}
+
+// tell tells the role of what has passed. Who calls it holds no locks.
+func (q *queue) tell() {
+	q.mu.Lock()
+	news := q.news
+	q.news = false
+	q.mu.Unlock()
+	if news {
+		q.s.role.Written(q.s)
 	}
 }
 
@@ -200,10 +212,10 @@ func (q *queue) borrow() {
 	q.buf = (*q.lent)[:0]
 }
 
-// wake makes the queue be flushed, after a gate has been settled.
+// wake makes the queue be flushed, after a gate has been settled, and the role be told what has passed.
 func (q *queue) wake() {
 	q.mu.Lock()
-	mark := !q.marked && len(q.buf) > 0
+	mark := !q.marked && (len(q.buf) > 0 || q.news)
 	q.marked = q.marked || mark
 	q.mu.Unlock()
 	if mark {
@@ -214,11 +226,15 @@ func (q *queue) wake() {
 // await makes the role be told when so many bytes have passed.
 func (q *queue) await(end int64) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	if q.passed >= end {
-		go q.s.role.Written(q.s)
+		q.news = true
 	} else if q.awaited == 0 || end < q.awaited {
 		q.awaited = end
+	}
+	news := q.news
+	q.mu.Unlock()
+	if news {
+		q.wake() // our caller holds locks
 	}
 }
 
@@ -268,7 +284,10 @@ func (q *queue) answered(more bool) {
 }
 
 // drained is called by the connection when the peer has read what it was behind with.
-func (q *queue) drained() { q.flush() }
+func (q *queue) drained() {
+	q.flush()
+	q.tell()
+}
 
 // exclusively runs fn, a handshake, while nobody writes to the connection.
 func (q *queue) exclusively(fn func() error) error {
@@ -283,7 +302,7 @@ func (q *queue) exclusively(fn func() error) error {
 	q.writing = false
 	q.room.Broadcast()
 	q.mu.Unlock()
-	q.flush()
+	q.drained()
 	return err
 }
 
@@ -437,6 +456,9 @@ func (f *Flusher) flush() {
 	}
 	for _, q := range todo {
 		q.flush()
+	}
+	for _, q := range todo {
+		q.tell()
 	}
 	clear(todo)
 	f.mu.Lock()
