@@ -101,7 +101,7 @@ address hold for the clients, too: exempt them, and lift limits.stanzas_per_seco
 	f.BoolVar(&b.Carbons, "carbons", false, "turn on message carbons (XEP-0280)")
 	f.BoolVar(&b.Fan, "fan", false, "relay: from one user to all others, as presence")
 	f.StringVar(&b.Flood, "flood", "", "fairness, relay: what goes on beside the first two users: session (one writes to another as fast as it "+
-		"can) or presence (one changes presence whenever all others have seen the last change)")
+		"can), federation (the other is at --peer-server) or presence (one changes presence whenever all others have seen the last change)")
 	f.Float64Var(&b.FloodRate, "flood-rate", 0, "so `many` messages, or changes of presence, a second in the flood; 0 for as fast as it goes")
 	cmd.AddCommand(relayCommand())
 	return cmd
@@ -122,6 +122,7 @@ func compareReports(cmd *cobra.Command, before, after string) error {
 // bench prepares accounts, or the relay, runs a scenario and prints its results. What was lost makes
 // it fail after that.
 func (a *app) bench(cmd *cobra.Command, scenario string, b *benchRun) (err error) {
+	b.Scenario = scenario
 	if err := b.check(scenario); err != nil {
 		return err
 	}
@@ -137,13 +138,13 @@ func (a *app) bench(cmd *cobra.Command, scenario string, b *benchRun) (err error
 			return fmt.Errorf("%s has no certificate in PEM", b.ca)
 		}
 	}
-	b.Scenario, b.Target.TLS, b.Peer.TLS = scenario, trust, trust
+	b.Target.TLS, b.Peer.TLS = trust, trust
 	b.Peer.Direct, b.Peer.Mechanism = b.Target.Direct, b.Target.Mechanism
 	if e, ok := cmd.ErrOrStderr().(*os.File); ok && term.IsTerminal(int(e.Fd())) {
 		b.Progress = e
 	}
 
-	if b.Flood == "session" {
+	if b.Flood == "session" || b.Flood == "federation" {
 		b.users = 4 // all others would only watch
 	}
 	ctx := cmd.Context()
@@ -194,12 +195,14 @@ func (b *benchRun) check(scenario string) error {
 		return usagef("--rate must be at most 100000, and neither it nor --flood-rate less than 0")
 	case b.Idle < 0:
 		return usagef("--idle must be 0 at least")
-	case !slices.Contains([]string{"", "session", "presence"}, b.Flood):
-		return usagef("--flood is session or presence, not %q", b.Flood)
+	case !slices.Contains([]string{"", "session", "presence", "federation"}, b.Flood):
+		return usagef("--flood is session, presence or federation, not %q", b.Flood)
 	case scenario == "fairness" && b.Flood == "":
 		return usagef("fairness needs --flood")
 	case b.Flood != "" && (scenario != "fairness" && scenario != "relay" || b.Fan):
 		return usagef("--flood is for fairness, and for relay without --fan")
+	case b.Flood == "federation" && scenario == "relay":
+		return usagef("the relay has no peer: compare with --flood session")
 	case b.FloodRate > 0 && b.Flood == "":
 		return usagef("--flood-rate needs --flood")
 	case b.Flood != "" && b.users < 4:
@@ -210,17 +213,20 @@ func (b *benchRun) check(scenario string) error {
 		return usagef("--mechanism is SCRAM-SHA-1 or SCRAM-SHA-256, not %q", b.Target.Mechanism)
 	case !slices.Contains([]string{"", "register", "admin"}, b.make):
 		return usagef("--make is register or admin, not %q", b.make)
-	case scenario == "federation" && (b.Peer.Address == "" || b.Peer.Domain == ""):
+	case b.federates() && (b.Peer.Address == "" || b.Peer.Domain == ""):
 		return usagef("federation needs --peer-server and --peer-domain")
-	case scenario == "federation" && b.make == "" && b.peerUserFile == "":
+	case b.federates() && b.make == "" && b.peerUserFile == "":
 		return usagef("federation needs --peer-user-file, or --make")
-	case scenario == "federation" && b.make == "admin":
+	case b.federates() && b.make == "admin":
 		return usagef("--make admin knows one server only; make the accounts of both before")
 	case scenario != "relay" && b.make == "" && b.userFile == "":
 		return usagef("there are no accounts: give --user-file, or --make")
 	}
 	return nil
 }
+
+// federates says whether there are recipients at another server.
+func (b *benchRun) federates() bool { return b.Scenario == "federation" || b.Flood == "federation" }
 
 // benchAccounts reads the accounts, or makes them. What it returns removes those that nobody can use
 // afterwards.
@@ -231,10 +237,14 @@ func (a *app) benchAccounts(cmd *cobra.Command, b *benchRun) (remove func() erro
 		file  string
 		users int
 	}{{&b.Target, b.userFile, b.users}}
-	if b.Scenario == "federation" {
-		sides[0].users /= 2
+	if b.federates() {
+		recipients := 1
+		if b.Scenario == "federation" {
+			recipients = b.users / 2
+			sides[0].users = recipients
+		}
 		sides = append(sides, sides[0])
-		sides[1].Target, sides[1].file = &b.Peer, b.peerUserFile
+		sides[1].Target, sides[1].file, sides[1].users = &b.Peer, b.peerUserFile, recipients
 	}
 	sides[0].users += b.Idle
 	for _, side := range sides {

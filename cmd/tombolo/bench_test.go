@@ -62,6 +62,8 @@ func TestBench(t *testing.T) {
 		{"pairs beside idle users", []string{"pairs", "--users", "2", "--idle", "4"}},
 		{"fairness beside a session", []string{"fairness", "--flood", "session", "--flood-rate", "2000"}},
 		{"fairness beside presence", []string{"fairness", "--flood", "presence"}},
+		{"fairness beside federation", []string{"fairness", "--flood", "federation", "--flood-rate", "2000", "--peer-server", address, "--peer-domain", "a.test",
+			"--make", "register", "--user-file", "", "--peer-user-file", ""}},
 		{"relay", []string{"relay", "--window", "5"}},
 		{"relay beside a session", []string{"relay", "--flood", "session"}},
 		{"relay beside presence", []string{"relay", "--flood", "presence", "--flood-rate", "100", "--idle", "2"}},
@@ -81,7 +83,7 @@ func TestBench(t *testing.T) {
 				if len(result.Servers) != 1 || result.Servers[0].ResidentKiB == 0 {
 					t.Errorf("of the server it knows %+v", result.Servers)
 				}
-				silent := []string{"idle", "offline store", "offline deliver", "fairness flood of session", "fairness flood of presence",
+				silent := []string{"idle", "offline store", "offline deliver", "fairness flood of session", "fairness flood of presence", "fairness flood of federation",
 					"relay flood of session", "relay flood of presence"}
 				if (result.Latency == nil) != slices.Contains(silent, result.Scenario) {
 					t.Errorf("%s has latency %+v", result.Scenario, result.Latency)
@@ -128,8 +130,9 @@ func TestBenchUsage(t *testing.T) {
 		"--make is":              {"pairs", "--make", "magic"},
 		"needs --peer-server":    {"federation", "--make", "register"},
 		"fairness needs --flood": {"fairness", "--make", "register"},
-		"--flood is session or":  {"fairness", "--flood", "noise", "--make", "register"},
+		"--flood is session":     {"fairness", "--flood", "noise", "--make", "register"},
 		"--flood is for":         {"pairs", "--flood", "session", "--make", "register"},
+		"the relay has no peer":  {"relay", "--flood", "federation"},
 		"--flood-rate needs":     {"pairs", "--flood-rate", "5", "--make", "register"},
 		"4 at least with":        {"relay", "--flood", "session", "--users", "3"},
 		"--size must be at most": {"archive", "--size", "5000", "--make", "register"},

@@ -9,8 +9,10 @@
 # SCENARIOS names them:
 #
 #   growth-N        the first row with N idle sessions besides, as growth-100 growth-1000 growth-5000
+#   grown-N         the row with the archive on, after N messages more have been archived, as grown-100000
 #   fair-session    a quiet pair beside a session that floods
 #   fair-presence   a quiet pair beside a user who has 1,000 contacts and keeps changing presence
+#   fair-federation a quiet pair beside a session that writes to a partner which works a fifth of the time
 #
 # It needs bash, openssl, envsubst and root (ejabberd and Prosody from Debian expect it), and 127.0.9.1 to
 # .4; and dnsmasq for messages from ejabberd, which finds its partners by DNS only. All that it starts ends with it.
@@ -136,7 +138,7 @@ accounts() {
 scenario() {
 	local name=$1 report=$1-$3-$2.json
 	case $3 in
-	archived* | pages) archive "$name" true ;;
+	archived* | grown-* | pages) archive "$name" true ;;
 	*) archive "$name" false ;;
 	esac
 	case $3 in
@@ -150,7 +152,20 @@ scenario() {
 	pages) # accounts of its own, so that no archive has more than another server's
 		bench "$name" "$report" archive --users 2 --messages "$MESSAGES" --window 20 --make register --user-file "" ;;
 	growth-*) bench "$name" "$report" pairs --users "$USERS" --idle "${3#growth-}" ;;
+	grown-*)
+		bench "$name" "$name-filled" archive --users "$USERS" --messages $((${3#grown-} * 2 / USERS)) --window 20
+		bench "$name" "$report" pairs --users "$USERS"
+		;;
 	fair-session) bench "$name" "$report" fairness --flood session --flood-rate "$FLOOD" ;;
+	fair-federation)
+		[[ $name == ejabberd && ! -v pids[dns] ]] && return
+		slow "${pids[partner]}" &
+		local slow=$!
+		bench "$name" "$report" fairness --flood federation --flood-rate $((FLOOD / 5)) --peer-server "$(host partner):$CLIENT" \
+			--peer-domain partner.test --peer-user-file "$work/partner.users"
+		kill "$slow"
+		kill -CONT "${pids[partner]}"
+		;;
 	fair-presence) bench "$name" "$report" fairness --flood presence --flood-rate $((FLOOD / 1000)) --users 1003 --size 300 ;;
 	idle)
 		stop "$name"
@@ -168,13 +183,20 @@ scenario() {
 	esac
 }
 
+# slow PID lets a process work a fifth of the time.
+slow() {
+	while kill -STOP "$1" && sleep 0.4 && kill -CONT "$1" && sleep 0.1; do :; done
+}
+
 relay() {
 	local report=relay-$2-$1.json
 	case $2 in
 	pairs) bench relay "$report" relay --users "$USERS" ;;
 	window20) bench relay "$report" relay --users "$USERS" --window 20 ;;
 	presence) bench relay "$report" relay --fan --users 101 --size 300 ;;
+	quiet) bench relay "$report" relay --users 2 --rate 50 ;;
 	fair-session) bench relay "$report" relay --flood session --flood-rate "$FLOOD" ;;
+	fair-federation) bench relay "$report" relay --flood session --flood-rate $((FLOOD / 5)) ;;
 	fair-presence) bench relay "$report" relay --flood presence --flood-rate $((FLOOD / 1000)) --users 1003 --size 300 ;;
 	esac
 }
@@ -220,7 +242,10 @@ table() {
 	for n in $(tr ' ' '\n' <<<"$SCENARIOS" | sed -n s/growth-//p); do
 		row "$((USERS / 2)) pairs, one in flight, $n idle sessions: CPU us a message" "growth-$n" cpu_us_per_unit 1 1
 	done
-	for flood in session presence; do
+	for n in $(tr ' ' '\n' <<<"$SCENARIOS" | sed -n s/grown-//p); do
+		row "$((USERS / 2)) pairs, one in flight, archive on, $n messages more: CPU us a message" "grown-$n" cpu_us_per_unit 1 1
+	done
+	for flood in session presence federation; do
 		row "quiet pair before a flood of $flood: p99 ms" "fair-$flood" p99 1 1
 		row "quiet pair beside a flood of $flood: p50 ms" "fair-$flood" p50 2 1
 		row "quiet pair beside a flood of $flood: p99 ms" "fair-$flood" p99 2 1
@@ -253,20 +278,26 @@ for name in $SERVERS; do accounts "$name"; done
 for ((round = 1; round <= ROUNDS; round++)); do
 	for what in $SCENARIOS; do
 		echo "round $round: $what" >&2
-		if [[ $what == federation ]]; then
-			for name in $SERVERS; do # the partner has one partner of its own
+		relay "$round" "$what"
+		for name in $SERVERS; do
+			case $what in
+			*federation) # the partner has one partner of its own
 				start partner "$name"
 				most=100 accounts partner
-				scenario "$name" "$round" federation-out
-				scenario "$name" "$round" federation-in
+				case $what in
+				federation)
+					scenario "$name" "$round" federation-out
+					scenario "$name" "$round" federation-in
+					;;
+				*) scenario "$name" "$round" "$what" ;;
+				esac
 				stop partner
-			done
-			continue
-		fi
-		relay "$round" "$what"
-		for name in $SERVERS; do scenario "$name" "$round" "$what"; done
+				;;
+			*) scenario "$name" "$round" "$what" ;;
+			esac
+		done
 	done
 done
-rm -f "$reports"/accounts-*
+rm -f "$reports"/accounts-* "$reports"/*-filled
 echo "reports: $reports" >&2
 table

@@ -23,7 +23,7 @@ import (
 type Config struct {
 	Scenario string // one of Scenarios
 	Target   Target
-	Peer     Target // the other server, of federation
+	Peer     Target // the other server, of federation and a flood of it
 
 	Window   int           // stanzas in flight for each pair, or logins at a time
 	Rate     float64       // stanzas a second for each pair at most; 0 for no limit
@@ -37,7 +37,7 @@ type Config struct {
 	Progress io.Writer     // gets a line that is rewritten every second; nil for none
 
 	Fan       bool    // of relay: from the first user to all others
-	Flood     string  // of fairness and relay: what goes on beside the first two users; "session" or "presence"
+	Flood     string  // of fairness and relay: what goes on beside the first two users; "session", "presence" or, of fairness, "federation"
 	FloodRate float64 // stanzas a second of the flood; 0 for no limit
 }
 

@@ -85,10 +85,21 @@ func (r *run) newFlood(ctx context.Context, accounts []*Account) (flood, error) 
 		}
 		return fanFlood{f}, nil
 	}
-	sessions, err := r.enter(ctx, &r.Target, accounts[:2], extras{available: true, sm: r.SM, carbons: r.Carbons})
+	x := extras{available: true, sm: r.SM, carbons: r.Carbons}
+	to, recipients := &r.Target, accounts[1:2]
+	if r.Flood == "federation" {
+		to, recipients = &r.Peer, r.Peer.Accounts[:1]
+	}
+	sessions, err := r.enter(ctx, &r.Target, accounts[:1], x)
 	if err != nil {
 		return nil, err
 	}
+	receivers, err := r.enter(ctx, to, recipients, x)
+	if err != nil {
+		leave(sessions)
+		return nil, err
+	}
+	sessions = append(sessions, receivers...)
 	f := &sessionFlood{run: r, sessions: sessions, arrival: &arrival{run: r, open: bodyOpen},
 		flow: &flow{run: r, out: sessions[0].conn, stanza: chat(sessions[1].jid, r.Size)}}
 	for _, s := range sessions {
@@ -108,7 +119,7 @@ func (f fanFlood) result(s span) Result {
 	return result
 }
 
-// A sessionFlood is a session that sends as fast as the server takes it, or at FloodRate.
+// A sessionFlood is a session that sends to another, here or at the peer, as fast as the server takes it, or at FloodRate.
 type sessionFlood struct {
 	run      *run
 	sessions []*session // the sender and the recipient
