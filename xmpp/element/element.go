@@ -146,12 +146,24 @@ func (e Element) children() iter.Seq2[int, Element] {
 	}
 }
 
+// Named yields the child elements with this name and namespace.
+func (e Element) Named(name, ns string) iter.Seq[Element] {
+	return func(yield func(Element) bool) {
+		if !strings.Contains(e.raw, name) {
+			return // most that is looked for in a message is not there, and this is quicker
+		}
+		for _, child := range e.children() {
+			if child.Is(name, ns) && !yield(child) {
+				return
+			}
+		}
+	}
+}
+
 // Child returns the first child element with this name and namespace, else the zero Element.
 func (e Element) Child(name, ns string) Element {
-	for child := range e.Children() {
-		if child.Is(name, ns) {
-			return child
-		}
+	for child := range e.Named(name, ns) {
+		return child
 	}
 	return Element{}
 }

@@ -281,11 +281,13 @@ func (j *Journal) StanzaID(owner jid.JID, id uint64) string {
 // ID reads a StanzaID of an account; it is not ok for what none can be.
 func (j *Journal) ID(owner jid.JID, text string) (id uint64, ok bool) {
 	var block [aes.BlockSize]byte
-	p, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(p) != len(block) {
+	if len(text) != base64.RawURLEncoding.EncodedLen(len(block)) {
+		return 0, false // or none at all
+	}
+	if _, err := base64.RawURLEncoding.Strict().Decode(block[:], []byte(text)); err != nil {
 		return 0, false
 	}
-	j.names.Decrypt(block[:], p)
+	j.names.Decrypt(block[:], block[:])
 	id = binary.BigEndian.Uint64(block[:])
 	return id, id != 0 && binary.BigEndian.Uint64(block[8:]) == sumOf(owner)
 }

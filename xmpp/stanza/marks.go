@@ -24,8 +24,8 @@ func Delay(e element.Element, from jid.JID, at time.Time) element.Element {
 
 // Delayed reports whether by, or the server of by, has marked e as held.
 func Delayed(e element.Element, by jid.JID) bool {
-	for child := range e.Children() {
-		if child.Is("delay", ns.Delay) && claims(child.Attr("from"), by) {
+	for child := range e.Named("delay", ns.Delay) {
+		if claims(child.Attr("from"), by) {
 			return true
 		}
 	}
@@ -40,8 +40,8 @@ func Identify(e element.Element, by jid.JID, id string) element.Element {
 // Identified is the id that by has given e, "" for none. From outside of this server nobody can have put
 // it there, see StripClaims.
 func Identified(e element.Element, by jid.JID) string {
-	for child := range e.Children() {
-		if child.Is("stanza-id", ns.StanzaID) && claims(child.Attr("by"), by) {
+	for child := range e.Named("stanza-id", ns.StanzaID) {
+		if claims(child.Attr("by"), by) {
 			return child.Attr("id")
 		}
 	}
