@@ -24,7 +24,7 @@ cd "$(dirname "$0")/../.."
 WARM_UP=${WARM_UP:-7}
 ROUNDS=${ROUNDS:-3} SECONDS_EACH=${SECONDS_EACH:-10} USERS=${USERS:-200} IDLE=${IDLE:-2000}
 MESSAGES=${MESSAGES:-1000} FLOOD=${FLOOD:-10000}
-SCENARIOS=${SCENARIOS:-login pairs sm window20 presence offline quiet federation archived archived20 archived-quiet pages idle}
+SCENARIOS=${SCENARIOS:-login pairs sm window20 presence offline quiet federation archived archived-sm archived20 archived-quiet pages idle}
 reports=${1:-$(mktemp -d)}
 work=$(mktemp -d)
 declare -A pids archives
@@ -144,7 +144,7 @@ scenario() {
 	case $3 in
 	login) bench "$name" "$report" login --users "$USERS" --window 10 ;;
 	pairs | archived) bench "$name" "$report" pairs --users "$USERS" ;;
-	sm) bench "$name" "$report" pairs --users "$USERS" --sm --carbons ;;
+	sm | archived-sm) bench "$name" "$report" pairs --users "$USERS" --sm --carbons ;;
 	window20 | archived20) bench "$name" "$report" pairs --users "$USERS" --window 20 ;;
 	presence) bench "$name" "$report" presence --users 101 --size 300 ;;
 	offline) bench "$name" "$report" offline --users 40 --messages 500 --window 20 ;;
@@ -233,6 +233,7 @@ table() {
 	row "one quiet pair: p99 ms" quiet p99 1 1
 	row "$((USERS / 2)) pairs, 20 in flight: messages a second, clients on the same machine" window20 per_second 1 1
 	row "$((USERS / 2)) pairs, one in flight, archive on: CPU us a message" archived cpu_us_per_unit 1 1
+	row "same, stream management and carbons" archived-sm cpu_us_per_unit 1 1
 	row "$((USERS / 2)) pairs, 20 in flight, archive on: CPU us a message" archived20 cpu_us_per_unit 1 1
 	row "same: messages a second" archived20 per_second 1 1
 	row "one quiet pair, archive on: p50 ms" archived-quiet p50 1 1
