@@ -52,6 +52,8 @@ func TestBench(t *testing.T) {
 		{"pairs", []string{"pairs"}},
 		{"pairs with a window over direct TLS", []string{"pairs", "--window", "20", "--server", direct, "--direct-tls", "--mechanism", "SCRAM-SHA-256"}},
 		{"pairs at a rate", []string{"pairs", "--rate", "50"}},
+		{"pairs with stream management", []string{"pairs", "--sm", "--carbons"}},
+		{"pairs of which the ones before left nothing", []string{"pairs"}},
 		{"idle", []string{"idle"}},
 		{"presence", []string{"presence", "--window", "3"}},
 		{"presence with contacts that are there", []string{"presence"}},

@@ -42,8 +42,8 @@ type session struct {
 	in   splitter
 	jid  string // full
 
-	counting bool   // stream management is on
-	handled  uint32 // stanzas received since (XEP-0198 section 4)
+	counting bool          // stream management is on
+	handled  atomic.Uint32 // stanzas received since (XEP-0198 section 4)
 	closing  atomic.Bool
 }
 
@@ -222,7 +222,8 @@ func (s *session) settle(t *Target, x extras) error {
 		if !named(el, "enabled") {
 			return fmt.Errorf("the server answers stream management with %s", el)
 		}
-		s.counting, s.handled = true, 0
+		s.counting = true
+		s.handled.Store(0)
 	}
 	if x.carbons {
 		if _, err := s.ask("", "set", "<enable xmlns='urn:xmpp:carbons:2'/>"); err != nil {
@@ -314,11 +315,11 @@ func (s *session) read() ([]byte, error) {
 func (s *session) reply(out, el []byte) []byte {
 	switch {
 	case bytes.HasPrefix(el, []byte("<message")) || bytes.HasPrefix(el, []byte("<presence")):
-		s.handled++
+		s.handled.Add(1)
 	case s.counting && named(el, "r"):
-		return fmt.Appendf(out, "<a xmlns='urn:xmpp:sm:3' h='%d'/>", s.handled)
+		return s.acknowledge(out)
 	case named(el, "iq"):
-		s.handled++
+		s.handled.Add(1)
 		if kind := attribute(el, "type"); kind == "get" || kind == "set" {
 			to := attribute(el, "from")
 			if to != "" {
@@ -329,6 +330,20 @@ func (s *session) reply(out, el []byte) []byte {
 		}
 	}
 	return out
+}
+
+// acknowledge appends what the session has got.
+func (s *session) acknowledge(out []byte) []byte {
+	return fmt.Appendf(out, "<a xmlns='urn:xmpp:sm:3' h='%d'/>", s.handled.Load())
+}
+
+// farewell is the end of the stream. What is not acknowledged before it comes again (XEP-0198 section 4).
+func (s *session) farewell() string {
+	const end = "</stream:stream>"
+	if s.counting {
+		return string(s.acknowledge(nil)) + end
+	}
+	return end
 }
 
 // serve reads until the session is closed. It calls each for every stanza, and batch when all that
@@ -376,14 +391,14 @@ func (s *session) ended(err error) error {
 func (s *session) close() {
 	s.closing.Store(true)
 	_ = s.conn.SetDeadline(time.Now().Add(time.Second))
-	_ = s.send("</stream:stream>")
+	_ = s.send(s.farewell())
 	_ = s.conn.Close()
 }
 
 // leave ends the stream and waits until the server has ended its side.
 func (s *session) leave() error {
 	s.closing.Store(true)
-	if err := s.send("</stream:stream>"); err != nil {
+	if err := s.send(s.farewell()); err != nil {
 		return err
 	}
 	for {
