@@ -45,6 +45,8 @@ type session struct {
 	counting bool          // stream management is on
 	handled  atomic.Uint32 // stanzas received since (XEP-0198 section 4)
 	closing  atomic.Bool
+	serving  atomic.Bool
+	served   chan struct{} // closed when serve has returned
 }
 
 const resource = "bench"
@@ -85,7 +87,7 @@ func (t *Target) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn}
+	s := &session{conn: conn, served: make(chan struct{})}
 	config := t.TLS.Clone()
 	if config.ServerName == "" {
 		config.ServerName = t.Domain
@@ -349,6 +351,8 @@ func (s *session) farewell() string {
 // serve reads until the session is closed. It calls each for every stanza, and batch when all that
 // had come is read; what they append to the answers they get is written once, by then.
 func (s *session) serve(each func(stanza []byte), batch func() error) error {
+	s.serving.Store(true)
+	defer close(s.served)
 	var out []byte
 	for {
 		if err := s.in.fill(s.conn); err != nil {
@@ -387,11 +391,14 @@ func (s *session) ended(err error) error {
 	return fmt.Errorf("the session of %s: %w", s.jid, err)
 }
 
-// close ends the stream and the connection without waiting.
+// close ends the stream and the connection. It waits only with stream management: a server that gets a reset in
+// the place of the end keeps the session, for it to be resumed.
 func (s *session) close() {
 	s.closing.Store(true)
 	_ = s.conn.SetDeadline(time.Now().Add(time.Second))
-	_ = s.send(s.farewell())
+	if s.send(s.farewell()) == nil && s.counting && s.serving.Load() {
+		<-s.served
+	}
 	_ = s.conn.Close()
 }
 
