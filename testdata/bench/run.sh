@@ -155,6 +155,7 @@ scenario() {
 	growth-*) bench "$name" "$report" pairs --users "$USERS" --idle "${3#growth-}" ;;
 	grown-*)
 		bench "$name" "$name-filled" archive --users "$USERS" --messages $((${3#grown-} * 2 / USERS)) --window 20
+		sleep $((${3#grown-} / 25000)) # tombolo has yet to bring it into the archives' order
 		bench "$name" "$report" pairs --users "$USERS"
 		;;
 	fair-session) bench "$name" "$report" fairness --flood session --flood-rate "$FLOOD" ;;
