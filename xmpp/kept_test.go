@@ -1,128 +1,42 @@
 package xmpp_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"tombolo/storage"
 	"tombolo/storage/bolt"
-	"tombolo/storage/storagetest"
-	"tombolo/xmpp"
 	"tombolo/xmpp/c2s"
 	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 )
 
-// A phoenix is a server over a file, in which it lives again after it has ended, in order or not.
-type phoenix struct {
-	*target
-	t      *testing.T
-	dir    string
-	lives  int
-	faults *storagetest.Faults
-	stop   context.CancelFunc
-}
-
-func newPhoenix(t *testing.T, settings string, accounts ...string) *phoenix {
-	t.Helper()
-	l := newLab(t)
-	h, err := l.prepare(t, "127.0.0.1", []string{"a.test"}, "auth.plain = true\nauth.iterations = 4096\n"+settings, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Close(); err != nil { // only its configuration is of interest
-		t.Fatal(err)
-	}
-	p := &phoenix{t: t, dir: t.TempDir(), faults: new(storagetest.Faults), target: &target{h, l}}
-	p.open()
-	for _, name := range accounts {
-		if err := p.addAccount(name+"@a.test", "secret of "+name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p.rise()
-	t.Cleanup(p.end)
-	return p
-}
-
-func (p *phoenix) file() string { return filepath.Join(p.dir, fmt.Sprintf("life%d.db", p.lives)) }
-
-func (p *phoenix) open() {
-	p.t.Helper()
-	store, err := bolt.Open(p.file(), bolt.Options{BeforeCommit: p.faults.BeforeCommit})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.host = &host{domains: p.domains, config: p.config, store: store, stopped: make(chan error, 1)}
-}
-
-func (p *phoenix) rise() {
-	p.t.Helper()
-	var err error
-	log := slog.New(slog.NewTextHandler(&p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	p.Server, err = xmpp.New(p.config, xmpp.Options{Log: log, Version: "test", Store: p.store})
-	if err == nil {
-		err = p.Listen()
-	}
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	p.stop = stop
-	h := p.host
-	go func() { h.stopped <- h.Run(ctx) }()
-}
-
-func (p *phoenix) end() {
-	p.stop()
-	select {
-	case <-p.stopped:
-	case <-time.After(3 * patience):
-		p.t.Error("the server does not end")
-	}
-	if p.t.Failed() {
-		p.t.Logf("log:\n%s", p.log.String())
-	}
-}
-
-// restart is SIGTERM and a start.
-func (p *phoenix) restart() {
-	p.t.Helper()
-	p.end()
-	p.open()
-	p.rise()
-}
-
 // kill goes on with what is durable at this moment, and nothing else.
-func (p *phoenix) kill() {
-	p.t.Helper()
-	p.lives++
-	f, err := os.Create(p.file())
+func (s *lasting) kill() {
+	s.t.Helper()
+	s.file += "-killed"
+	f, err := os.Create(s.file)
 	if err == nil {
-		_, err = p.store.Backup(f)
+		_, err = s.store.Backup(f)
 	}
 	if err == nil {
 		err = f.Close()
 	}
 	if err != nil {
-		p.t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	p.restart()
+	s.restart()
 }
 
 // managed is an available session with stream management, as attributes of <enable/> want it. It returns what
 // resumes it, if anything does.
-func (p *phoenix) managed(name, resource, attributes string) (w *wire, id string) {
-	p.t.Helper()
-	w = p.authenticated(p.t, name)
+func (s *lasting) managed(name, resource, attributes string) (w *wire, id string) {
+	s.t.Helper()
+	w = s.authenticated(s.t, name)
 	w.bind(resource)
 	w.sendf("<enable xmlns='%s' %s/>", ns.SM, attributes)
 	w.expect("<enabled ")
@@ -136,9 +50,9 @@ func (p *phoenix) managed(name, resource, attributes string) (w *wire, id string
 const resumable = "resume='true'"
 
 // unmanaged is an available session without stream management.
-func (p *phoenix) unmanaged(name, resource string) *wire {
-	p.t.Helper()
-	w := p.authenticated(p.t, name)
+func (s *lasting) unmanaged(name, resource string) *wire {
+	s.t.Helper()
+	w := s.authenticated(s.t, name)
 	w.bind(resource)
 	w.show(resource)
 	return w
@@ -165,14 +79,14 @@ func (w *wire) lose() {
 }
 
 // here says whether there is such a session.
-func (p *phoenix) here(full string) bool {
-	p.t.Helper()
-	got, err := p.Call(p.t.Context(), "session.list", []byte("{}"))
+func (s *lasting) here(full string) bool {
+	s.t.Helper()
+	got, err := s.Call(s.t.Context(), "session.list", []byte("{}"))
 	if err != nil {
-		p.t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	for _, s := range got.([]c2s.SessionInfo) {
-		if s.JID.String() == full {
+	for _, one := range got.([]c2s.SessionInfo) {
+		if one.JID.String() == full {
 			return true
 		}
 	}
@@ -180,24 +94,24 @@ func (p *phoenix) here(full string) bool {
 }
 
 // kick ends a session.
-func (p *phoenix) kick(full string) {
-	p.t.Helper()
+func (s *lasting) kick(full string) {
+	s.t.Helper()
 	args, err := json.Marshal(c2s.KickRequest{JID: jid.MustParse(full)})
 	if err == nil {
-		_, err = p.Call(p.t.Context(), "session.kick", args)
+		_, err = s.Call(s.t.Context(), "session.kick", args)
 	}
 	if err != nil {
-		p.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 
 // finds has a new client of an account get a message with this body, once.
-func (p *phoenix) finds(name, body string) {
-	p.t.Helper()
-	w := p.unmanaged(name, "finder")
+func (s *lasting) finds(name, body string) {
+	s.t.Helper()
+	w := s.unmanaged(name, "finder")
 	w.expect("<body>" + body + "</body>")
 	if more := w.settled(); strings.Contains(more, body) {
-		p.t.Errorf("it comes twice: %q", more)
+		s.t.Errorf("it comes twice: %q", more)
 	}
 }
 
@@ -207,10 +121,10 @@ func TestMessageToSeveralAcrossARestart(t *testing.T) {
 	t.Parallel()
 	for _, archive := range []bool{true, false} {
 		for _, carbon := range []bool{true, false} {
-			for name, restart := range map[string]func(*phoenix){"none": func(*phoenix) {}, "in order": (*phoenix).restart, "kill": (*phoenix).kill} {
+			for name, restart := range map[string]func(*lasting){"none": func(*lasting) {}, "in order": (*lasting).restart, "kill": (*lasting).kill} {
 				t.Run(fmt.Sprintf("archive=%t/carbon=%t/%s", archive, carbon, name), func(t *testing.T) {
 					t.Parallel()
-					p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", archive), "romeo", "juliet")
+					p := newLasting(t, fmt.Sprintf("archive.enabled = %t", archive), "romeo", "juliet")
 					romeo, _ := p.managed("romeo", "x", resumable)
 					phone, _ := p.managed("juliet", "phone", resumable)
 					laptop, _ := p.managed("juliet", "laptop", resumable)
@@ -247,17 +161,17 @@ func TestUnwrittenIsSentOn(t *testing.T) {
 	for _, test := range []struct {
 		name           string
 		archive, phone bool
-		end            func(*phoenix, *wire)
+		end            func(*lasting, *wire)
 	}{
-		{"alone, cut", true, false, func(_ *phoenix, w *wire) { w.lose() }},
-		{"alone, ended", true, false, func(p *phoenix, _ *wire) { p.kick("juliet@a.test/old") }},
-		{"beside another, cut", true, true, func(_ *phoenix, w *wire) { w.lose() }},
-		{"beside another, ended", true, true, func(p *phoenix, _ *wire) { p.kick("juliet@a.test/old") }},
-		{"beside another, without archive", false, true, func(_ *phoenix, w *wire) { w.lose() }},
+		{"alone, cut", true, false, func(_ *lasting, w *wire) { w.lose() }},
+		{"alone, ended", true, false, func(p *lasting, _ *wire) { p.kick("juliet@a.test/old") }},
+		{"beside another, cut", true, true, func(_ *lasting, w *wire) { w.lose() }},
+		{"beside another, ended", true, true, func(p *lasting, _ *wire) { p.kick("juliet@a.test/old") }},
+		{"beside another, without archive", false, true, func(_ *lasting, w *wire) { w.lose() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", test.archive), "romeo", "juliet")
+			p := newLasting(t, fmt.Sprintf("archive.enabled = %t", test.archive), "romeo", "juliet")
 			romeo, _ := p.managed("romeo", "x", resumable)
 			if test.phone {
 				phone, _ := p.managed("juliet", "phone", resumable)
@@ -291,7 +205,7 @@ func TestKeptForWhoAcknowledges(t *testing.T) {
 		for _, attributes := range []string{"", "resume='true' max='1'"} {
 			t.Run(fmt.Sprintf("archive=%t/%s", archive, attributes), func(t *testing.T) {
 				t.Parallel()
-				p := newPhoenix(t, fmt.Sprintf("archive.enabled = %t", archive), "romeo", "juliet")
+				p := newLasting(t, fmt.Sprintf("archive.enabled = %t", archive), "romeo", "juliet")
 				romeo, _ := p.managed("romeo", "x", resumable)
 				juliet, _ := p.managed("juliet", "x", attributes)
 				for _, body := range []string{"got", "lost"} {
@@ -324,7 +238,7 @@ func TestKeptForWhoAcknowledges(t *testing.T) {
 // so it has what was handled after the session ended, and there is none before that is known (XEP-0198 section 5).
 func TestCountOfAnEndedSession(t *testing.T) {
 	t.Parallel()
-	p := newPhoenix(t, "", "romeo", "juliet")
+	p := newLasting(t, "", "romeo", "juliet")
 	juliet, _ := p.managed("juliet", "x", resumable)
 	romeo, id := p.managed("romeo", "x", resumable)
 	romeo.acknowledged(1)
@@ -357,7 +271,7 @@ func TestCountOfAnEndedSession(t *testing.T) {
 // told since (XEP-0198 section 5).
 func TestCountOfALateRecord(t *testing.T) {
 	t.Parallel()
-	p := newPhoenix(t, "", "romeo", "juliet")
+	p := newLasting(t, "", "romeo", "juliet")
 	romeo := p.authenticated(t, "romeo")
 	romeo.bind("x")
 	if err := p.store.Submit(nil).Wait(t.Context()); err != nil { // what is written now is the session
@@ -395,7 +309,7 @@ func TestDamagedSessionIsSentOn(t *testing.T) {
 		for _, shared := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%t", state, shared), func(t *testing.T) {
 				t.Parallel()
-				p := newPhoenix(t, "archive.enabled = false", "romeo", "juliet")
+				p := newLasting(t, "archive.enabled = false", "romeo", "juliet")
 				romeo, _ := p.managed("romeo", "x", resumable)
 				phone, _ := p.managed("juliet", "phone", resumable)
 				laptop, _ := p.managed("juliet", "laptop", resumable)
@@ -407,8 +321,11 @@ func TestDamagedSessionIsSentOn(t *testing.T) {
 				romeo.send("<message to='juliet@a.test' type='chat'><body>kept</body></message>")
 				romeo.acknowledged(2)
 				p.end()
-				p.open()
-				if err := p.store.Submit(func(tx storage.Tx) error {
+				store, err := bolt.Open(p.file, bolt.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := store.Submit(func(tx storage.Tx) error {
 					peers, err := tx.Peers().All()
 					for _, peer := range peers {
 						if strings.Contains(string(peer.State), "juliet@a.test/laptop") {
@@ -420,7 +337,10 @@ func TestDamagedSessionIsSentOn(t *testing.T) {
 				}).Wait(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				p.rise()
+				if err := store.Close(); err != nil {
+					t.Fatal(err)
+				}
+				p.start()
 				if shared {
 					if !p.here("juliet@a.test/phone") {
 						t.Fatal("the phone is gone, too")
