@@ -284,7 +284,7 @@ func (j *Journal) ID(owner jid.JID, text string) (id uint64, ok bool) {
 	if len(text) != base64.RawURLEncoding.EncodedLen(len(block)) {
 		return 0, false // or none at all
 	}
-	if _, err := base64.RawURLEncoding.Strict().Decode(block[:], []byte(text)); err != nil {
+	if n, err := base64.RawURLEncoding.Strict().Decode(block[:], []byte(text)); err != nil || n != len(block) { // line feeds are skipped
 		return 0, false
 	}
 	j.names.Decrypt(block[:], block[:])

@@ -3,6 +3,7 @@ package journal_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -76,7 +77,8 @@ func TestStanzaID(t *testing.T) {
 			t.Errorf("%q twice", text)
 		}
 		seen[text] = true
-		for _, forged := range []string{"", "1", text + "A", text[1:], "A" + text[1:], text[:len(text)-1] + "=", text + "=="} {
+		for _, forged := range []string{"", "1", text + "A", text[1:], "A" + text[1:], text[:len(text)-1] + "=", text + "==", text + "\n",
+			text[1:] + "\n", strings.Repeat("\n", len(text))} {
 			if got, ok := j.ID(juliet, forged); ok && forged != text {
 				t.Errorf("%q is taken for %d", forged, got)
 			}
