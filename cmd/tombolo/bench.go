@@ -71,7 +71,8 @@ address hold for the clients, too: exempt them, and lift limits.stanzas_per_seco
 			if !slices.Contains(names, args[0]) {
 				return usagef("there is no scenario %q; there are %s", args[0], strings.Join(names, ", "))
 			}
-			return a.bench(cmd, args[0], b)
+			b.Scenario = args[0]
+			return a.bench(cmd, b)
 		},
 	})
 	f := cmd.Flags()
@@ -121,9 +122,8 @@ func compareReports(cmd *cobra.Command, before, after string) error {
 
 // bench prepares accounts, or the relay, runs a scenario and prints its results. What was lost makes
 // it fail after that.
-func (a *app) bench(cmd *cobra.Command, scenario string, b *benchRun) (err error) {
-	b.Scenario = scenario
-	if err := b.check(scenario); err != nil {
+func (a *app) bench(cmd *cobra.Command, b *benchRun) (err error) {
+	if err := b.check(); err != nil {
 		return err
 	}
 	// All servers exchange keys in the same way, though some know a newer one that costs more and keeps more memory.
@@ -148,7 +148,7 @@ func (a *app) bench(cmd *cobra.Command, scenario string, b *benchRun) (err error
 		b.users = 4 // all others would only watch
 	}
 	ctx := cmd.Context()
-	if scenario == "relay" {
+	if b.Scenario == "relay" {
 		stop, err := b.startRelay(ctx)
 		if err != nil {
 			return err
@@ -181,7 +181,7 @@ func (a *app) bench(cmd *cobra.Command, scenario string, b *benchRun) (err error
 }
 
 // check finds flags that make no sense.
-func (b *benchRun) check(scenario string) error {
+func (b *benchRun) check() error {
 	switch {
 	case b.users < 2:
 		return usagef("--users must be 2 at least")
@@ -189,7 +189,7 @@ func (b *benchRun) check(scenario string) error {
 		return usagef("--window and --messages must be 1 at least")
 	case b.Size < 0 || b.Size > 1<<16:
 		return usagef("--size must be at most %d", 1<<16)
-	case scenario == "archive" && b.Size > 4096:
+	case b.Scenario == "archive" && b.Size > 4096:
 		return usagef("--size must be at most 4096 for archive: servers bound the bytes of a page, too")
 	case b.Rate < 0 || b.Rate > 1e5 || b.FloodRate < 0:
 		return usagef("--rate must be at most 100000, and neither it nor --flood-rate less than 0")
@@ -197,11 +197,11 @@ func (b *benchRun) check(scenario string) error {
 		return usagef("--idle must be 0 at least")
 	case !slices.Contains([]string{"", "session", "presence", "federation"}, b.Flood):
 		return usagef("--flood is session, presence or federation, not %q", b.Flood)
-	case scenario == "fairness" && b.Flood == "":
+	case b.Scenario == "fairness" && b.Flood == "":
 		return usagef("fairness needs --flood")
-	case b.Flood != "" && (scenario != "fairness" && scenario != "relay" || b.Fan):
+	case b.Flood != "" && (b.Scenario != "fairness" && b.Scenario != "relay" || b.Fan):
 		return usagef("--flood is for fairness, and for relay without --fan")
-	case b.Flood == "federation" && scenario == "relay":
+	case b.Flood == "federation" && b.Scenario == "relay":
 		return usagef("the relay has no peer: compare with --flood session")
 	case b.FloodRate > 0 && b.Flood == "":
 		return usagef("--flood-rate needs --flood")
@@ -219,7 +219,7 @@ func (b *benchRun) check(scenario string) error {
 		return usagef("federation needs --peer-user-file, or --make")
 	case b.federates() && b.make == "admin":
 		return usagef("--make admin knows one server only; make the accounts of both before")
-	case scenario != "relay" && b.make == "" && b.userFile == "":
+	case b.Scenario != "relay" && b.make == "" && b.userFile == "":
 		return usagef("there are no accounts: give --user-file, or --make")
 	}
 	return nil

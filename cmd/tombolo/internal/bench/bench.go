@@ -162,11 +162,13 @@ func (r *run) enter(ctx context.Context, t *Target, accounts []*Account, x extra
 	return sessions, nil
 }
 
-// leave closes sessions.
+// leave closes sessions, any number of times.
 func leave(sessions []*session) {
-	for _, s := range sessions {
-		if s != nil {
-			s.close()
+	for _, part := range []func(*session){(*session).part, (*session).close} { // so that one second is enough for all
+		for _, s := range sessions {
+			if s != nil {
+				part(s)
+			}
 		}
 	}
 }

@@ -391,12 +391,20 @@ func (s *session) ended(err error) error {
 	return fmt.Errorf("the session of %s: %w", s.jid, err)
 }
 
-// close ends the stream and the connection. It waits only with stream management: a server that gets a reset in
-// the place of the end keeps the session, for it to be resumed.
-func (s *session) close() {
-	s.closing.Store(true)
+// part ends the stream, once, and gives everything that follows a second.
+func (s *session) part() {
+	if s.closing.Swap(true) {
+		return
+	}
 	_ = s.conn.SetDeadline(time.Now().Add(time.Second))
-	if s.send(s.farewell()) == nil && s.counting && s.serving.Load() {
+	_ = s.send(s.farewell())
+}
+
+// close ends the stream and the connection. It waits for the server only with stream management: one that gets a reset
+// in the place of the end keeps the session, for it to be resumed.
+func (s *session) close() {
+	s.part()
+	if s.counting && s.serving.Load() {
 		<-s.served
 	}
 	_ = s.conn.Close()
