@@ -81,6 +81,7 @@ type Server struct {
 
 // New makes the role that all client streams share.
 func New(c Config) *Server {
+	c.Timing.Ask = askPause
 	s := &Server{Config: c, streams: make(map[*stream.Stream]bool)}
 	s.parking.outlets, s.parking.ended = make(map[key]*outlet), make(map[jid.JID][]endedSession)
 	s.parking.acked = make(map[*outlet]struct{})
@@ -102,7 +103,6 @@ func New(c Config) *Server {
 	}
 	features = append(features, c.Early...)
 	features = append(features, s.bind(), s.management(), announce(c.Announced))
-	c.Timing.Ask = askPause
 	s.role = &stream.Role{
 		Content:   ns.Client,
 		Features:  features,

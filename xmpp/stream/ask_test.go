@@ -46,7 +46,9 @@ func TestAsk(t *testing.T) {
 
 	// While that is unanswered there is no other one; its answer is followed by one for what came since.
 	l.Send(numbered(6), nil, nil)
-	p.readTo(t, "id='6'")
+	if got := p.readTo(t, "</message>"); strings.Contains(got, r) {
+		t.Errorf("asked twice: %s", got)
+	}
 	answer(5)
 	if got := p.readTo(t, r); strings.Count(got, r) != 1 {
 		t.Errorf("got %s", got)

@@ -245,12 +245,13 @@ func (q *queue) asks(alone bool) bool {
 		return false
 	}
 	now, pause := time.Now(), q.s.role.Timing.Ask
+	due, last := q.askedAt.Add(pause), q.askedAt.Add(pause*3/2) // what goes alone waits for something to go with
 	if alone {
-		pause += pause / 2 // something to go with may come
+		due = last
 	}
-	if early := q.askedAt.Add(pause).Sub(now); early > 0 && q.added-q.askedOf < askBytes {
+	if now.Before(due) && q.added-q.askedOf < askBytes {
 		if q.asker == nil {
-			q.asker = time.AfterFunc(q.askedAt.Add(q.s.role.Timing.Ask*3/2).Sub(now), func() {
+			q.asker = time.AfterFunc(last.Sub(now), func() {
 				q.mu.Lock()
 				q.asker = nil
 				q.mu.Unlock()

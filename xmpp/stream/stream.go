@@ -66,7 +66,8 @@ type Role struct {
 	// Quiet is called when nothing has arrived for Timing.Quiet; it probes the peer. Nil: the peer
 	// has nothing to say on this stream, and its silence means nothing.
 	Quiet func(s *Stream)
-	// Written is called when the kernel has what a Ledger waits for, by whoever wrote it, without locks. It is set where ledgers are used.
+	// Written is called when the kernel has what a Ledger waits for, by whoever wrote it, without locks. It is set
+	// where ledgers are used.
 	Written func(s *Stream)
 	// Admit, if set, may hold up the reading of the next bytes (for the store, say).
 	Admit func(ctx context.Context) error
