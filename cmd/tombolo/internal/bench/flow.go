@@ -21,11 +21,11 @@ type flow struct {
 
 // fire sends so many stanzas in one write.
 func (f *flow) fire(n int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if n == 0 || f.run.stopping.Load() {
 		return nil
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	now, number := f.run.now(), f.sent.Load()
 	f.batch = f.batch[:0]
 	for range n {
@@ -35,6 +35,16 @@ func (f *flow) fire(n int) error {
 	f.sent.Store(number)
 	_, err := f.out.Write(f.batch)
 	return err
+}
+
+// arrived says whether so many stanzas are all of the flow: not while one is being sent, which may
+// take as long as the server pleases.
+func (f *flow) arrived(n uint64) bool {
+	if !f.mu.TryLock() {
+		return false
+	}
+	defer f.mu.Unlock()
+	return n >= f.sent.Load()
 }
 
 // pace sends one stanza at a time, so many a second, while fewer than the window are in flight.

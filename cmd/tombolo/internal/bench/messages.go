@@ -84,7 +84,7 @@ func (r *run) pairs(ctx context.Context, recipients *Target) ([]Result, error) {
 	if err == nil {
 		r.until(ctx, stalled, count, func() bool {
 			for i, f := range flows {
-				if arrivals[i].count.Load() < f.sent.Load() {
+				if !f.arrived(arrivals[i].count.Load()) {
 					return false
 				}
 			}
