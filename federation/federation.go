@@ -321,7 +321,7 @@ func (f *Federation) Shutdown(ctx context.Context) {
 	}
 	f.mu.Lock()
 	for o := range f.outgoing {
-		o.s.Close(nil)
+		o.end()
 	}
 	f.mu.Unlock()
 

@@ -36,6 +36,7 @@ type outgoing struct {
 	failure  error  // why we gave up
 	asked    map[question]func(error)
 	over     bool // Ended was called
+	resuming bool // the former session was asked for, and the pair does not know yet whether it goes on
 
 	// Of the stream's goroutine.
 	negotiated bool // the features are dealt with; the rest is dialback
@@ -184,7 +185,25 @@ func (o *outgoing) giveUp(why error) {
 	}
 	o.settled, o.failure = true, why
 	o.mu.Unlock()
+	o.end()
+}
+
+// end closes the stream, after what is in its queue. While the peer may have resumed a session on it that we
+// do not know of it is dropped, for a stream that is closed takes its session with it (XEP-0198 section 5).
+func (o *outgoing) end() {
+	o.mu.Lock()
+	resuming := o.resuming
+	o.mu.Unlock()
+	if resuming {
+		o.s.Drop()
+	}
 	o.s.Close(nil)
+}
+
+func (o *outgoing) setResuming(resuming bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.resuming = resuming
 }
 
 // proved goes on when the peer knows us.

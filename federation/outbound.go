@@ -65,6 +65,7 @@ func (o *outgoing) manage() {
 	case o.way == nil || o.s.Features().Child("sm", ns.SM).IsZero():
 		o.succeed()
 	case o.former != "":
+		o.setResuming(true)
 		o.s.Send(element.Start("resume", ns.SM).Attr("previd", o.former).Attr("h", "0").Element())
 	default:
 		o.enable()
@@ -106,6 +107,7 @@ func (o *outgoing) managed(e element.Element) error {
 			break // without
 		}
 		o.agreed.failed = true
+		o.setResuming(false)
 		if h, err := count(e); err == nil {
 			o.agreed.known, o.agreed.handled = true, h
 		}

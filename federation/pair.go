@@ -148,6 +148,7 @@ func (p *pair) former() string {
 func (p *pair) ready(o *outgoing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer o.setResuming(false)
 	if p.sent == nil && o.agreed.resumed {
 		o.s.Drop() // given up meanwhile, by shut
 		return

@@ -304,6 +304,38 @@ func TestShutdownKeepsSessions(t *testing.T) {
 	a.quiet(t)
 }
 
+// XEP-0198 section 5: a stream that is closed takes its session with it. The peer may have resumed the session on one that
+// we give up before its answer is here.
+func TestGivenUpWhileResuming(t *testing.T) {
+	for name, c := range map[string]struct {
+		config func(*Config)
+		end    func(context.Context, *server)
+	}{
+		"shutdown":          {func(*Config) {}, func(ctx context.Context, s *server) { s.Shutdown(ctx) }},
+		"no answer in time": {func(c *Config) { c.ConnectTime = time.Second }, func(context.Context, *server) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			a := l.serve("a.test", options{config: c.config})
+			b, cert := l.listen("b.test"), l.ca.issue(t, nil, "b.test")
+			a.Send(kept("body0"))
+			p := l.receiveManaged(b, cert)
+			p.expectEnable(enabledTest)
+			p.expect("body0")
+			p.conn.Close()
+			p = l.receiveManaged(b, cert)
+			p.expect("<resume xmlns='urn:xmpp:sm:3' previd='sm' h='0'/>")
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			c.end(ctx, a)
+			if got := p.rest(); strings.Contains(got, "</stream:stream>") {
+				t.Errorf("ended with %s", got)
+			}
+		})
+	}
+}
+
 // XEP-0198 section 5: a peer learns what of it is handled, after an orderly end as well, though it has not asked before:
 // so it sends nothing twice.
 func TestShutdownKeepsCounts(t *testing.T) {
