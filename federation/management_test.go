@@ -418,6 +418,42 @@ func TestUnacknowledgedIsBounded(t *testing.T) {
 	a.quiet(t)
 }
 
+// What waited for a stream is more than may wait on one for a peer that does not read. The peer reads, and gets all of it on
+// one stream.
+func TestBacklogLargerThanTheQueue(t *testing.T) {
+	const count = 200
+	for name, enabled := range map[string]string{
+		"a new session":     "<enabled xmlns='urn:xmpp:sm:3'/>",
+		"a resumed session": enabledTest,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			a := l.serve("a.test", options{config: func(c *Config) { c.Limits.Queue, c.Queue = 50_000, 10_000_000 }})
+			b, cert := l.listen("b.test"), l.ca.issue(t, nil, "b.test")
+			a.Send(message("a.test", "b.test", "body0"))
+			p := l.receiveManaged(b, cert)
+			p.expectEnable(enabled)
+			p.expect("body0")
+			p.conn.Close()
+			eventually(t, "the end of the stream", func() bool { return a.List()[0].State == "connecting" })
+			for i := range count {
+				a.Send(message("a.test", "b.test", fmt.Sprintf("waiting%d|%04000d", i, 0)))
+			}
+			p = l.receiveManaged(b, cert)
+			if enabled == enabledTest {
+				p.expect("<resume xmlns='urn:xmpp:sm:3' previd='sm' h='0'/>")
+				p.send("<resumed xmlns='urn:xmpp:sm:3' previd='sm' h='1'/>")
+			} else {
+				p.expectEnable(enabled)
+			}
+			for i := range count {
+				p.expect(fmt.Sprintf("waiting%d|", i))
+			}
+		})
+	}
+}
+
 // A relay stands between two servers and cuts their connections.
 type relay struct {
 	net.Listener

@@ -187,6 +187,11 @@ func (p *pair) renew(o *outgoing, now time.Time) {
 		p.f.Log.Info("what another server may have got is sent again", "local", p.Local, "peer", p.Remote,
 			"again", len(parcels), "returned", len(returned))
 	}
+	bytes := 0
+	for _, parcel := range parcels {
+		bytes += len(parcel.Element.String())
+	}
+	o.s.Allow(bytes)
 	gate := p.sent.moved(old, parcels)
 	for _, parcel := range parcels {
 		if l := parcel.Note.(letter); l.kept {

@@ -85,7 +85,7 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (plac
 	} else {
 		q.buf = e.AppendTo(q.buf, ns.Client)
 	}
-	size := len(q.buf)
+	size, limit := len(q.buf), q.limit
 	place.start = q.added
 	q.added += int64(size - before)
 	place.end = q.added
@@ -102,11 +102,18 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (plac
 	if size >= flushAt {
 		q.flush()
 		q.wake() // we may hold locks, and the role is not told here
-		if size > q.limit && q.pending() > q.limit {
+		if size > limit && q.pending() > limit {
 			q.cut()
 		}
 	}
 	return place, true
+}
+
+// allow lets so many bytes more wait for a peer that does not read.
+func (q *queue) allow(bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.limit += bytes
 }
 
 // hold keeps back what is added from now on until a gate is open, or has failed.
@@ -346,7 +353,11 @@ func (q *queue) pending() int {
 }
 
 // full says that so much waits that we had better not read more from this peer.
-func (q *queue) full() bool { return q.pending() > q.limit/4 }
+func (q *queue) full() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.buf) > q.limit/4
+}
 
 // waitRoom blocks while the queue is full.
 func (q *queue) waitRoom() {

@@ -497,6 +497,10 @@ func (s *Stream) Broken() bool {
 		e.err.Condition == stanza.StreamInternalServerError)
 }
 
+// Allow lets so many bytes more than Limits.Queue wait: those of what was there before the stream. However fast its
+// peer reads, they are handed over faster.
+func (s *Stream) Allow(bytes int) { s.queue.allow(bytes) }
+
 // Drop ends the stream as if the connection had been lost, after what is in its queue. Some clients give up
 // a session that ends in another way.
 func (s *Stream) Drop() {
