@@ -277,7 +277,7 @@ func (a *Archive) ended(u hook.User, s hook.Session) {
 	delete(a.boxes.Get(u).pagers, s)
 	owner := u.JID()
 	u.After(func() {
-		_ = a.host.Users.Do(owner, func(u *session.User) { u.Submit(nil) }) // an account that is gone has no archive
+		_ = a.host.Users.Do(owner, func(u *session.User) { u.Defer(nil) }) // an account that is gone has no archive
 	})
 }
 
