@@ -54,8 +54,10 @@ var Scenarios = []struct{ Name, Unit, Short string }{
 	{"relay", "message", "pairs, --fan or --flood through a program that knows no XMPP: the floor"},
 }
 
-// patience is how long a step may take that should take no time: a login, the last messages.
-// stalled is how long nothing may arrive before what is missing is taken for lost.
+// patience is how long a step may take that should take no time: a login, the last messages. A server that syncs
+// each message may give out none for many seconds, then a thousand.
+// stalled is how long nothing may arrive of a flood, of presence or of what was stored before what is missing is
+// taken for lost.
 const (
 	patience = 30 * time.Second
 	stalled  = 5 * time.Second

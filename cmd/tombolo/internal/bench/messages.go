@@ -82,7 +82,7 @@ func (r *run) pairs(ctx context.Context, recipients *Target) ([]Result, error) {
 	span, err := r.measure(ctx, count)
 	r.stopping.Store(true)
 	if err == nil {
-		r.until(ctx, stalled, count, func() bool {
+		r.until(ctx, patience, count, func() bool {
 			for i, f := range flows {
 				if !f.arrived(arrivals[i].count.Load()) {
 					return false
