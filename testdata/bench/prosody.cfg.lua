@@ -18,7 +18,12 @@ s2s_direct_tls_ports = { }
 unbound = { resolvconf = false, hoststxt = "$DIR/hosts", options = { ["do-not-query-localhost:"] = "no" } }
 
 modules_enabled = { "roster", "saslauth", "tls", "disco", "ping", "version", "offline", "carbons", "smacks", "register_ibr",
-	"$ARCHIVE" == "true" and "mam" or nil }
+	"$ARCHIVE" ~= "false" and "mam" or nil }
+
+-- The archive is in files, as it comes, or in SQLite, of which nothing is set: a transaction for each message of
+-- each archive, synced (synchronous=FULL with a rollback journal). All else stays in files.
+storage = { archive = "$ARCHIVE" == "sqlite" and "sql" or nil }
+sql = { driver = "SQLite3", database = "$DIR/archive.sqlite" }
 archive_expires_after = "never"
 default_archive_policy = true
 allow_registration = true

@@ -15,7 +15,8 @@
 #   fair-federation a quiet pair beside a session that writes to a partner which works a fifth of the time
 #
 # It needs bash, openssl, envsubst and root (ejabberd and Prosody from Debian expect it), and 127.0.9.1 to
-# .4; and dnsmasq for messages from ejabberd, which finds its partners by DNS only. All that it starts ends with it.
+# .4; dnsmasq for messages from ejabberd, which finds its partners by DNS only; and lua-dbi-sqlite3 for Prosody and
+# erlang-p1-sqlite3 for ejabberd to have their archives in SQLite. All that it starts ends with it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -25,7 +26,7 @@ WARM_UP=${WARM_UP:-7}
 ROUNDS=${ROUNDS:-3} SECONDS_EACH=${SECONDS_EACH:-10} USERS=${USERS:-200} IDLE=${IDLE:-2000}
 MESSAGES=${MESSAGES:-1000} FLOOD=${FLOOD:-10000}
 # idle comes first: what a large archive has in memory is not a session's.
-SCENARIOS=${SCENARIOS:-idle login pairs sm window20 presence offline quiet federation archived archived-sm archived20 archived-quiet pages}
+SCENARIOS=${SCENARIOS:-idle login pairs sm window20 presence offline quiet federation archived archived-sm archived20 archived-quiet pages archived-sqlite archived20-sqlite pages-sqlite}
 reports=${1:-$(mktemp -d)}
 work=$(mktemp -d)
 declare -A pids archives
@@ -61,7 +62,7 @@ certificates() {
 	done
 }
 
-# start NAME PARTNER [ARCHIVE] starts a server that knows where its partner is; its archive is true or false.
+# start NAME PARTNER [ARCHIVE] starts a server that knows where its partner is; its archive is true, false or sqlite.
 start() {
 	local name=$1
 	archives[$name]=${3:-false}
@@ -70,7 +71,7 @@ start() {
 	mkdir -p "$DIR"
 	case $name in
 	tombolo | partner)
-		envsubst <testdata/bench/tombolo.toml >"$DIR/tombolo.toml"
+		ARCHIVE=${ARCHIVE/sqlite/true} envsubst <testdata/bench/tombolo.toml >"$DIR/tombolo.toml" # its store is the same
 		"$work/bin" --config "$DIR/tombolo.toml" serve 2>>"$DIR/log" &
 		;;
 	prosody)
@@ -80,7 +81,8 @@ start() {
 		;;
 	ejabberd)
 		envsubst <testdata/bench/ejabberd.yml >"$DIR/ejabberd.yml"
-		[[ $ARCHIVE == true ]] || sed -i /mod_mam/d "$DIR/ejabberd.yml"
+		[[ $ARCHIVE != false ]] || sed -i /mod_mam/d "$DIR/ejabberd.yml"
+		[[ $ARCHIVE == sqlite ]] || sed -i 's/, db_type: sql//; /^sql_/d' "$DIR/ejabberd.yml"
 		printf '{resolv_conf, ""}.\n{hosts_file, ""}.\n{lookup, [dns]}.\n{nameserver, {%s}}.\n' "${HOST//./,}" >"$DIR/inetrc"
 		dns
 		HOME=$DIR EJABBERD_CONFIG_PATH=$DIR/ejabberd.yml EJABBERD_LOG_PATH=$DIR/log ERL_CRASH_DUMP_SECONDS=0 \
@@ -89,8 +91,7 @@ start() {
 		;;
 	esac
 	pids[$name]=$!
-	local tries
-	for tries in {1..300}; do
+	for _ in {1..300}; do
 		if (: >"/dev/tcp/$HOST/$CLIENT") 2>/dev/null; then return; fi
 		sleep 0.1
 	done
@@ -114,11 +115,19 @@ stop() {
 	unset "pids[$1]"
 }
 
-# archive NAME true|false starts a server anew if its archive is not as it is to be.
+# archive NAME true|false|sqlite starts a server anew if its archive is not as it is to be.
 archive() {
 	[[ ${archives[$1]} == "$2" ]] && return
 	stop "$1"
 	start "$1" partner "$2"
+}
+
+# sqlite NAME says whether Debian has put what a server needs to have its archive in SQLite.
+sqlite() {
+	case $1 in
+	prosody) dpkg -s lua-dbi-sqlite3 ;;
+	ejabberd) dpkg -s erlang-p1-sqlite3 ;;
+	esac >/dev/null 2>&1
 }
 
 # bench NAME REPORT ARGUMENTS... measures a server.
@@ -139,10 +148,20 @@ accounts() {
 scenario() {
 	local name=$1 report=$1-$3-$2.json
 	case $3 in
+	*-sqlite)
+		if ! sqlite "$name"; then
+			echo "$report: a package for SQLite is missing" >&2
+			return
+		fi
+		archive "$name" sqlite
+		# Prosody reads from tens of sessions and archives all of it before it writes to one: with 20 in flight messages
+		# come in bursts that are seconds apart, and it takes several of them to tell how many come in a second.
+		[[ $name-$3 != prosody-archived20-sqlite ]] || local SECONDS_EACH=$((3 * SECONDS_EACH))
+		;;
 	archived* | grown-* | pages) archive "$name" true ;;
 	*) archive "$name" false ;;
 	esac
-	case $3 in
+	case ${3%-sqlite} in
 	login) bench "$name" "$report" login --users "$USERS" --window 10 ;;
 	pairs | archived) bench "$name" "$report" pairs --users "$USERS" ;;
 	sm | archived-sm) bench "$name" "$report" pairs --users "$USERS" --sm --carbons ;;
@@ -241,6 +260,10 @@ table() {
 	row "one quiet pair, archive on: p50 ms" archived-quiet p50 1 1
 	row "one quiet pair, archive on: p99 ms" archived-quiet p99 1 1
 	row "archive page of 50, newest first, of $MESSAGES: CPU ms" pages cpu_us_per_unit 1 0.001
+	row "$((USERS / 2)) pairs, one in flight, archive on, peers' in SQLite: CPU us a message" archived-sqlite cpu_us_per_unit 1 1
+	row "$((USERS / 2)) pairs, 20 in flight, archive on, peers' in SQLite: CPU us a message" archived20-sqlite cpu_us_per_unit 1 1
+	row "same: messages a second" archived20-sqlite per_second 1 1
+	row "archive page of 50, newest first, of $MESSAGES, peers' in SQLite: CPU ms" pages-sqlite cpu_us_per_unit 1 0.001
 	local n flood
 	for n in $(tr ' ' '\n' <<<"$SCENARIOS" | sed -n s/growth-//p); do
 		row "$((USERS / 2)) pairs, one in flight, $n idle sessions: CPU us a message" "growth-$n" cpu_us_per_unit 1 1
