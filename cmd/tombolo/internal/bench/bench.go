@@ -166,10 +166,11 @@ func (r *run) enter(ctx context.Context, t *Target, accounts []*Account, x extra
 
 // leave closes sessions, any number of times.
 func leave(sessions []*session) {
-	for _, part := range []func(*session){(*session).part, (*session).close} { // so that one second is enough for all
+	part := func(s *session) { _ = s.part() }
+	for _, step := range []func(*session){(*session).hurry, part, (*session).close} { // so that one second is enough for all
 		for _, s := range sessions {
 			if s != nil {
-				part(s)
+				step(s)
 			}
 		}
 	}

@@ -145,7 +145,7 @@ func (f *sessionFlood) count() uint64 { return f.arrival.count.Load() }
 func (f *sessionFlood) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*stalled)
 	defer cancel()
-	f.run.until(ctx, stalled, f.count, func() bool { return f.count() >= f.flow.sent.Load() })
+	f.run.until(ctx, stalled, f.count, func() bool { return f.flow.arrived(f.count()) })
 	f.behind = ctx.Err() != nil
 	return f.run.failure()
 }

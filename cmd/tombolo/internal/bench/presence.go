@@ -104,7 +104,7 @@ func (f *fan) sent(int) uint64 { return f.flow.sent.Load() }
 // settle waits until all have seen what was sent.
 func (f *fan) settle(ctx context.Context) error {
 	f.run.until(ctx, stalled, f.count, func() bool {
-		return f.count() >= f.flow.sent.Load()*uint64(len(f.arrivals))
+		return f.flow.arrived(f.count() / uint64(len(f.arrivals)))
 	})
 	return f.run.failure()
 }

@@ -45,6 +45,7 @@ type session struct {
 	counting bool          // stream management is on
 	handled  atomic.Uint32 // stanzas received since (XEP-0198 section 4)
 	closing  atomic.Bool
+	parted   atomic.Bool // the end of the stream is sent
 	serving  atomic.Bool
 	served   chan struct{} // closed when serve has returned
 }
@@ -391,19 +392,26 @@ func (s *session) ended(err error) error {
 	return fmt.Errorf("the session of %s: %w", s.jid, err)
 }
 
-// part ends the stream, once, and gives everything that follows a second.
-func (s *session) part() {
-	if s.closing.Swap(true) {
-		return
+// hurry gives the end of the session a second, once.
+func (s *session) hurry() {
+	if !s.closing.Swap(true) {
+		_ = s.conn.SetDeadline(time.Now().Add(time.Second))
 	}
-	_ = s.conn.SetDeadline(time.Now().Add(time.Second))
-	_ = s.send(s.farewell())
+}
+
+// part ends the stream, once.
+func (s *session) part() error {
+	if s.parted.Swap(true) {
+		return nil
+	}
+	return s.send(s.farewell())
 }
 
 // close ends the stream and the connection. It waits for the server only with stream management: one that gets a reset
 // in the place of the end keeps the session, for it to be resumed.
 func (s *session) close() {
-	s.part()
+	s.hurry()
+	_ = s.part()
 	if s.counting && s.serving.Load() {
 		<-s.served
 	}
@@ -413,7 +421,7 @@ func (s *session) close() {
 // leave ends the stream and waits until the server has ended its side.
 func (s *session) leave() error {
 	s.closing.Store(true)
-	if err := s.send(s.farewell()); err != nil {
+	if err := s.part(); err != nil {
 		return err
 	}
 	for {
