@@ -272,7 +272,8 @@ func (a *Archive) metadata(q *module.Query) {
 }
 
 // ended forgets what a session has asked for. What its user has said is submitted by the effects that come
-// before this one; until it is on disk the user stays in memory, or he would be read without it.
+// before this one; until it is on disk the user stays in memory, or he would be read without it. Nobody waits for that:
+// an urgent write would make every logout a commit.
 func (a *Archive) ended(u hook.User, s hook.Session) {
 	delete(a.boxes.Get(u).pagers, s)
 	owner := u.JID()

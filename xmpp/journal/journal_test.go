@@ -62,7 +62,11 @@ func TestStanzaID(t *testing.T) {
 	defer store.Close()
 	j := open(t, store)
 	seen := make(map[string]bool)
-	for _, id := range []uint64{1, 2, 3, 1 << 40, 1<<64 - 1} {
+	short := uint64(4) // without its last byte it ends in a zero byte, or so a decoder might find
+	for !strings.HasSuffix(j.StanzaID(juliet, short), "AA") {
+		short++
+	}
+	for _, id := range []uint64{1, 2, 3, short, 1 << 40, 1<<64 - 1} {
 		text := j.StanzaID(juliet, id)
 		if got, ok := j.ID(juliet.Bare(), text); !ok || got != id {
 			t.Errorf("%d is %q, and that is %d, %t", id, text, got, ok)
@@ -78,7 +82,7 @@ func TestStanzaID(t *testing.T) {
 		}
 		seen[text] = true
 		for _, forged := range []string{"", "1", text + "A", text[1:], "A" + text[1:], text[:len(text)-1] + "=", text + "==", text + "\n",
-			text[1:] + "\n", strings.Repeat("\n", len(text))} {
+			text[:len(text)-2] + "\n\n", strings.Repeat("\n", len(text))} {
 			if got, ok := j.ID(juliet, forged); ok && forged != text {
 				t.Errorf("%q is taken for %d", forged, got)
 			}

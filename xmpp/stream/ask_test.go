@@ -45,18 +45,20 @@ func TestAsk(t *testing.T) {
 	}
 
 	// While that is unanswered there is no other one; its answer is followed by one for what came since.
-	l.Send(numbered(6), nil, nil)
-	if got := p.readTo(t, "</message>"); strings.Contains(got, r) {
+	for n := 6; n <= 1005; n++ { // more than askBytes, after which it would be asked at once
+		l.Send(numbered(n), nil, nil)
+	}
+	if got := p.readTo(t, "id='1005'"); strings.Contains(got, r) {
 		t.Errorf("asked twice: %s", got)
 	}
 	answer(5)
 	if got := p.readTo(t, r); strings.Count(got, r) != 1 {
 		t.Errorf("got %s", got)
 	}
-	answer(6)
+	answer(1005)
 
 	asked := time.Now()
-	for n := 7; n <= 1006; n++ { // more than askBytes
+	for n := 1006; n <= 2005; n++ { // as much again
 		l.Send(numbered(n), nil, nil)
 	}
 	p.readTo(t, r)
