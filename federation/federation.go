@@ -298,7 +298,7 @@ func (f *Federation) Run(ctx context.Context) error {
 	}
 }
 
-// Shutdown returns what waits for a stream to its senders, unless it is kept, closes all streams, after
+// Shutdown returns what waits for a stream to its senders, unless it is kept, ends all streams, after
 // what is in their queues, and waits for their ends; those that are left when ctx ends are aborted. Nothing
 // is accepted any more.
 func (f *Federation) Shutdown(ctx context.Context) {

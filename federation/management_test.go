@@ -367,6 +367,9 @@ func TestSilentPeer(t *testing.T) {
 	p := l.receiveManaged(b, cert)
 	p.expectEnable(enabledTest)
 	p.expect("body0")
+	if got := p.rest(); strings.Contains(got, "</stream:stream>") {
+		t.Errorf("the session went with its stream: %s", got) // XEP-0198 section 5
+	}
 	p = l.receiveManaged(b, cert)
 	p.expect("<resume xmlns='urn:xmpp:sm:3' previd='sm' h='0'/>")
 	p.send("<resumed xmlns='urn:xmpp:sm:3' previd='sm' h='0'/>")
@@ -421,7 +424,10 @@ func TestUnacknowledgedIsBounded(t *testing.T) {
 // What waited for a stream is more than may wait on one for a peer that does not read. The peer reads, and gets all of it on
 // one stream.
 func TestBacklogLargerThanTheQueue(t *testing.T) {
-	const count = 200
+	const (
+		count = 200
+		size  = 20_000 // of a body, which is the id, too: 8 MB in all, more than the kernel takes where nobody reads
+	)
 	for name, enabled := range map[string]string{
 		"a new session":     "<enabled xmlns='urn:xmpp:sm:3'/>",
 		"a resumed session": enabledTest,
@@ -429,7 +435,7 @@ func TestBacklogLargerThanTheQueue(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			a := l.serve("a.test", options{config: func(c *Config) { c.Limits.Queue, c.Queue = 50_000, 10_000_000 }})
+			a := l.serve("a.test", options{config: func(c *Config) { c.Limits.Queue, c.Queue = 100_000, 20_000_000 }})
 			b, cert := l.listen("b.test"), l.ca.issue(t, nil, "b.test")
 			a.Send(message("a.test", "b.test", "body0"))
 			p := l.receiveManaged(b, cert)
@@ -438,7 +444,7 @@ func TestBacklogLargerThanTheQueue(t *testing.T) {
 			p.conn.Close()
 			eventually(t, "the end of the stream", func() bool { return a.List()[0].State == "connecting" })
 			for i := range count {
-				a.Send(message("a.test", "b.test", fmt.Sprintf("waiting%d|%04000d", i, 0)))
+				a.Send(message("a.test", "b.test", fmt.Sprintf("%0*d waiting%d|", size, 0, i)))
 			}
 			p = l.receiveManaged(b, cert)
 			if enabled == enabledTest {
@@ -447,8 +453,11 @@ func TestBacklogLargerThanTheQueue(t *testing.T) {
 			} else {
 				p.expectEnable(enabled)
 			}
-			for i := range count {
-				p.expect(fmt.Sprintf("waiting%d|", i))
+			time.Sleep(300 * time.Millisecond) // so much for how fast it reads
+			for i := range 2 * count {
+				if got, err := p.r.ReadString('|'); err != nil || !strings.HasSuffix(got, fmt.Sprintf(" waiting%d|", i/2)) {
+					t.Fatalf("in the place of message %d: %.200s…, %v", i/2, got, err)
+				}
 			}
 		})
 	}

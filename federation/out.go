@@ -192,9 +192,8 @@ func (o *outgoing) giveUp(why error) {
 // do not know of it is dropped, for a stream that is closed takes its session with it (XEP-0198 section 5).
 func (o *outgoing) end() {
 	o.mu.Lock()
-	resuming := o.resuming
-	o.mu.Unlock()
-	if resuming {
+	defer o.mu.Unlock() // resumption is not asked for in between
+	if o.resuming {
 		o.s.Drop()
 	}
 	o.s.Close(nil)
@@ -223,6 +222,7 @@ func (o *outgoing) succeed() {
 	}
 	if _, allowed := o.f.trust.Load().of(o.Remote); !allowed { // Reload went by before the stream was known
 		o.mu.Unlock()
+		o.setResuming(false)
 		o.giveUp(&refusal{stanza.NotAllowed("this server does not talk to " + o.Remote), errChanged})
 		return
 	}

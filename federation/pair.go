@@ -149,7 +149,7 @@ func (p *pair) ready(o *outgoing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer o.setResuming(false)
-	if p.sent == nil && o.agreed.resumed {
+	if o.agreed.resumed && (p.sent == nil || p.sent.id != o.former) {
 		o.s.Drop() // given up meanwhile, by shut
 		return
 	}
@@ -191,7 +191,7 @@ func (p *pair) renew(o *outgoing, now time.Time) {
 	for _, parcel := range parcels {
 		bytes += len(parcel.Element.String())
 	}
-	o.s.Allow(bytes)
+	o.s.Spare(bytes)
 	gate := p.sent.moved(old, parcels)
 	for _, parcel := range parcels {
 		if l := parcel.Note.(letter); l.kept {
@@ -333,11 +333,20 @@ func (p *pair) backoff() time.Duration { return min(firstBackoff<<min(p.failures
 func (p *pair) shut() {
 	p.mu.Lock()
 	waiting, over := p.fail(errClosing)
-	if count, _ := p.sent.waiting(); p.stream != nil && p.sent.id != "" && count > 0 {
-		p.stream.s.Drop() // a stream that ends in order is not resumed
+	if p.stream != nil {
+		p.quit(nil)
 	}
 	p.mu.Unlock()
 	p.f.giveUp(publicReason(errClosing), waiting, over)
+}
+
+// quit ends the stream, with an error or in order. Where the peer owes acknowledgements in a session that can be
+// resumed the stream is dropped, for one that is closed takes its session with it (XEP-0198 section 5).
+func (p *pair) quit(err *stanza.StreamError) {
+	if count, _ := p.sent.waiting(); p.sent.id != "" && count > 0 {
+		p.stream.s.Drop()
+	}
+	p.stream.s.Close(err)
 }
 
 // tend looks after the pair; heard is when a stanza last came the other way. It reports whether the
@@ -360,7 +369,7 @@ func (p *pair) tend(now, heard time.Time) bool {
 		p.stream.s.Close(nil)
 	case p.sent.acks:
 		if p.sent.tend(p.stream.s, now, p.f.Timing.Quiet, p.f.Timing.Answer) {
-			p.stream.s.Close(&stanza.StreamError{Condition: stanza.StreamConnectionTimeout})
+			p.quit(&stanza.StreamError{Condition: stanza.StreamConnectionTimeout})
 		}
 	case p.pinged.IsZero() && now.Sub(life) >= p.f.Timing.Quiet:
 		p.pinged = now

@@ -310,9 +310,10 @@ func TestGivenUpWhileResuming(t *testing.T) {
 	for name, c := range map[string]struct {
 		config func(*Config)
 		end    func(context.Context, *server)
+		again  bool // it tries once more
 	}{
-		"shutdown":          {func(*Config) {}, func(ctx context.Context, s *server) { s.Shutdown(ctx) }},
-		"no answer in time": {func(c *Config) { c.ConnectTime = time.Second }, func(context.Context, *server) {}},
+		"shutdown":          {func(*Config) {}, func(ctx context.Context, s *server) { s.Shutdown(ctx) }, false},
+		"no answer in time": {func(c *Config) { c.ConnectTime = 3 * time.Second }, func(context.Context, *server) {}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -331,6 +332,9 @@ func TestGivenUpWhileResuming(t *testing.T) {
 			c.end(ctx, a)
 			if got := p.rest(); strings.Contains(got, "</stream:stream>") {
 				t.Errorf("ended with %s", got)
+			}
+			if c.again {
+				l.receiveManaged(b, cert).expect("<resume xmlns='urn:xmpp:sm:3' previd='sm' h='0'/>")
 			}
 		})
 	}

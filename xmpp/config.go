@@ -115,8 +115,8 @@ type Limits struct {
 	Depth int `toml:"depth" default:"64"`
 	// Attributes of one element.
 	Attributes int `toml:"attributes" default:"64"`
-	// Bytes that may wait for a peer that does not read before it is cut off; room for the largest
-	// stanza at least.
+	// Bytes that may wait for a peer that does not read before it is cut off, besides what waited before it
+	// connected; room for the largest stanza at least.
 	Queue Size `toml:"queue" default:"4MB"`
 	// Bytes that a connection may send in all before it is logged in; four times as many with what
 	// TLS adds to them.

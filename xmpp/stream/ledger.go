@@ -399,7 +399,7 @@ func (l *Ledger) Resume(s *Stream, gate *Gate, announce func(handled uint32)) {
 	if l.renumbered != nil {
 		s.queue.hold(l.renumbered) // what came since the restart has a gate of its own, and had another number
 	}
-	s.Allow(l.bytes)
+	s.queue.spare(l.bytes)
 	for _, p := range l.kept {
 		s.queue.add(p.Element, "", counted, p.Gate)
 	}

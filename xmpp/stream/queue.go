@@ -16,6 +16,7 @@ import (
 type queue struct {
 	s       *Stream
 	limit   int
+	spared  int64 // what comes before this, of all bytes ever put in, does not count towards the limit
 	mu      sync.Mutex
 	room    sync.Cond // something was written, or the queue is closed
 	buf     []byte
@@ -85,7 +86,7 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (plac
 	} else {
 		q.buf = e.AppendTo(q.buf, ns.Client)
 	}
-	size, limit := len(q.buf), q.limit
+	size := len(q.buf)
 	place.start = q.added
 	q.added += int64(size - before)
 	place.end = q.added
@@ -102,18 +103,18 @@ func (q *queue) add(e element.Element, text string, what kind, gate *Gate) (plac
 	if size >= flushAt {
 		q.flush()
 		q.wake() // we may hold locks, and the role is not told here
-		if size > limit && q.pending() > limit {
+		if size > q.limit && q.exceeds() {
 			q.cut()
 		}
 	}
 	return place, true
 }
 
-// allow lets so many bytes more wait for a peer that does not read.
-func (q *queue) allow(bytes int) {
+// spare keeps the next bytes from counting as what waits for a peer that does not read.
+func (q *queue) spare(bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.limit += bytes
+	q.spared = q.added + int64(bytes)
 }
 
 // hold keeps back what is added from now on until a gate is open, or has failed.
@@ -352,18 +353,31 @@ func (q *queue) pending() int {
 	return len(q.buf)
 }
 
+// load is how many bytes wait, but for those that are spared. q.mu is held.
+func (q *queue) load() int {
+	first := q.added - int64(len(q.buf))
+	return len(q.buf) - int(max(0, q.spared-first))
+}
+
+// exceeds says that more waits than the limit.
+func (q *queue) exceeds() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.load() > q.limit
+}
+
 // full says that so much waits that we had better not read more from this peer.
 func (q *queue) full() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.buf) > q.limit/4
+	return q.load() > q.limit/4
 }
 
 // waitRoom blocks while the queue is full.
 func (q *queue) waitRoom() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.buf) > q.limit/4 && !q.closed {
+	for q.load() > q.limit/4 && !q.closed {
 		q.room.Wait()
 	}
 }

@@ -89,8 +89,8 @@ type Prefix struct{ Name, NS string }
 type Limits struct {
 	// Before and After are the parser's limits before and after authentication.
 	Before, After element.Limits
-	// Queue is how many bytes may wait for a peer that does not read before it is cut off. While
-	// more than a quarter of it waits, we do not read from the peer.
+	// Queue is how many bytes may wait for a peer that does not read before it is cut off, besides what
+	// waited before the stream (Spare). While more than a quarter of it waits, we do not read from the peer.
 	Queue int
 	// EarlyBytes and EarlyElements are how much a peer may send in all before the stream is ready.
 	EarlyBytes, EarlyElements int
@@ -497,9 +497,9 @@ func (s *Stream) Broken() bool {
 		e.err.Condition == stanza.StreamInternalServerError)
 }
 
-// Allow lets so many bytes more than Limits.Queue wait: those of what was there before the stream. However fast its
-// peer reads, they are handed over faster.
-func (s *Stream) Allow(bytes int) { s.queue.allow(bytes) }
+// Spare keeps the bytes that are sent next from counting towards Limits.Queue: they waited before the stream was there,
+// and however fast its peer reads, they are handed over faster.
+func (s *Stream) Spare(bytes int) { s.queue.spare(bytes) }
 
 // Drop ends the stream as if the connection had been lost, after what is in its queue. Some clients give up
 // a session that ends in another way.
