@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,11 +48,15 @@ func drawWrite(r *rand.Rand, ids *uint64) agreeWrite {
 		*ids += 10
 		id := *ids - uint64(r.IntN(60)) // out of order, and yet unique
 		m := storage.Message{At: agreeStart.Add(time.Duration(id) * time.Second / 10), Stanza: fmt.Sprintf("<message id='%d'/>", id)}
+		if r.IntN(4) == 0 {
+			m.Stanza += strings.Repeat(" ", short) // too long for a row of offline or spool
+		}
 		if r.IntN(20) == 0 {
 			m.At = m.At.Add(time.Hour)
 		}
+		likely := r.IntN(2)
 		for i, o := range agreeOwners {
-			if r.IntN(2) == 0 {
+			if r.IntN(2) < likely {
 				m.Archived = append(m.Archived, storage.Archived{Owner: o, ID: *ids*4 - uint64(r.IntN(6))*40 + uint64(i), With: pick(r, agreeWith)})
 			}
 		}

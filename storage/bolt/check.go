@@ -44,27 +44,27 @@ func (t *txn) checkHeld(moved uint64) error {
 		if _, _, number, _ := cutJID(k); len(number) == 0 {
 			continue
 		}
-		message, _, _, err := decodeOffline(value)
-		if err == nil && message != 0 {
-			err = hold(inOffline, k, message)
+		h, err := peekOffline(value)
+		if err == nil && h.number != 0 {
+			err = hold(inOffline, k, h.number)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	for k, value := range t.scan(inSpool, nil, nil) {
-		message, _, _, counted, err := decodeSpooled(value)
-		if err == nil {
-			err = hold(inSpool, k, message)
+		row, err := peekSpooled(value)
+		if err == nil && row.number != 0 {
+			err = hold(inSpool, k, row.number)
 		}
 		if err != nil {
 			return err
 		}
-		if !counted {
-			if holders[message]--; holders[message] == 0 {
-				delete(holders, message)
+		if !row.counted {
+			if holders[row.number]--; holders[row.number] == 0 {
+				delete(holders, row.number)
 			}
-			if message <= moved {
+			if row.number <= moved {
 				return damaged(inSpool, k, fmt.Errorf("not counted: %w", errDamaged))
 			}
 		}

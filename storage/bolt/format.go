@@ -28,6 +28,7 @@ type format struct {
 var current = format{migrations: []func(*bbolt.Tx) error{
 	addClients,
 	addArchives,
+	inlineMessages,
 }}
 
 // addClients makes room for the clients of accounts. The rows of accounts, which have a generation
@@ -47,6 +48,10 @@ func addArchives(tx *bbolt.Tx) error {
 	}
 	return nil
 }
+
+// inlineMessages changes nothing that is there: a message that only one row of offline or spool refers to is
+// in that row since then, if it is short, which earlier versions of the program do not read in the spool.
+func inlineMessages(*bbolt.Tx) error { return nil }
 
 func (f format) version() uint32 { return uint32(len(f.migrations)) + 1 }
 

@@ -47,7 +47,8 @@ func fillStore(t *testing.T, path string) {
 		if err := tx.Blocklists().Add(juliet, jid.MustParse("romeo@montague.example")); err != nil {
 			return err
 		}
-		return tx.Messages().Add(storage.Message{At: time.Now(), Stanza: "<message/>", Offline: juliet})
+		long := "<message>" + strings.Repeat("x", short) + "</message>"
+		return tx.Messages().Add(storage.Message{At: time.Now(), Stanza: long, Offline: juliet})
 	}).Wait(within(t))
 	if err != nil {
 		t.Fatal(err)
@@ -258,6 +259,56 @@ func TestFormat2(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	must(t, Verify(path+".v2")) // the copy from before the migration
+}
+
+// TestFormat3 opens a file that the program wrote when its format was 3: whatever waited for an account or a
+// peer was a row of messages, and counted in held if no archive had it.
+func TestFormat3(t *testing.T) {
+	path := unpack(t, "format3.db.gz")
+	at, romeo := time.Unix(3, 4).UTC(), jid.MustParse("romeo@montague.example")
+	of := func(id uint64) []storage.Archived { return []storage.Archived{{Owner: juliet, ID: id, With: romeo}} }
+	waits := []storage.OfflineMessage{
+		{Number: 1, Received: at, Stanza: "<message id='waits'/>"},
+		{Number: 2, Received: at, Stanza: "<message id='archived'/>", ID: 9},
+	}
+	sent := [][]storage.Unacknowledged{{
+		{Number: 1, Copies: 1, At: at, Stanza: "<message id='sent'/>"},
+		{Number: 2, Copies: 1, At: at, Stanza: "<message id='both'/>"},
+		{Number: 3, Copies: 1, At: at, Stanza: "<message id='sent archived'/>", Archived: of(10)},
+	}, {
+		{Number: 1, Form: storage.CarbonReceived, At: at, Stanza: "<message id='both'/>"},
+	}}
+	check := func(s *Store, offline []storage.OfflineMessage, waiting [][]storage.Unacknowledged) {
+		t.Helper()
+		must(t, s.View(func(tx storage.Tx) error {
+			if got, err := tx.Offline().List(juliet, 0, 0); err != nil || !reflect.DeepEqual(got, offline) {
+				t.Errorf("offline, %v\ngot  %+v\nwant %+v", err, got, offline)
+			}
+			for i, want := range waiting {
+				if got, err := tx.Peers().Waiting(uint64(i + 1)); err != nil || !reflect.DeepEqual(got, want) {
+					t.Errorf("peer %d, %v\ngot  %+v\nwant %+v", i+1, err, got, want)
+				}
+			}
+			return nil
+		}))
+	}
+	s, err := Open(path, Options{})
+	must(t, err)
+	check(s, waits, sent)
+	// One of each kind goes and another comes.
+	must(t, s.Submit(func(tx storage.Tx) error {
+		return errors.Join(tx.Offline().Delete(juliet, 1), tx.Peers().Acknowledged(1, 2),
+			tx.Messages().Add(storage.Message{At: at, Stanza: "<message id='new'/>", Offline: juliet}),
+			tx.Messages().Add(storage.Message{At: at, Stanza: "<message id='new'/>", Waiting: []storage.Waiting{{Peer: 1, Number: 4, Copies: 1}}}))
+	}).Wait(within(t)))
+	must(t, s.Close())
+	must(t, Verify(path))
+	s, err = Open(path, Options{}) // nothing to migrate
+	must(t, err)
+	defer s.Close()
+	check(s, append(waits[1:], storage.OfflineMessage{Number: 3, Received: at, Stanza: "<message id='new'/>"}), [][]storage.Unacknowledged{
+		{sent[0][2], {Number: 4, Copies: 1, At: at, Stanza: "<message id='new'/>"}}, sent[1]})
+	must(t, Verify(path+".v3")) // the copy from before the migration
 }
 
 // TestBackup copies a store while it is written to. The copy is complete up to some commit.
@@ -516,7 +567,7 @@ func FuzzCheckRow(f *testing.F) {
 	f.Add(uint8(inRosters), key, encodeNumber(7))
 	f.Add(uint8(inRosters), appendJID(key[:len(key):len(key)], juliet), encodeItem(storage.RosterItem{Groups: []string{"a"}}))
 	f.Add(uint8(inOffline), numberKey(key, 1), encodeStanza(time.Now(), "<message/>"))
-	f.Add(uint8(inOffline), numberKey(key, 1), encodeOffline(7))
+	f.Add(uint8(inOffline), numberKey(key, 1), encodeOffline(holding{number: 7}))
 	one := binary.BigEndian.AppendUint64(nil, 1)
 	f.Add(uint8(inMessages), one, message{at: time.Now(), places: []place{{1, 2, "romeo@montague.example/a"}}, stanza: "<message/>"}.encode())
 	f.Add(uint8(inHeld), one, encodeNumber(2))
@@ -529,7 +580,8 @@ func FuzzCheckRow(f *testing.F) {
 	f.Add(uint8(inChunks), l.chunk(1), postings)
 	f.Add(uint8(inPeers), one, encodePeer(storage.Peer{Kind: storage.ClientPeer, State: []byte("state")}))
 	f.Add(uint8(inCounts), one, encodeNumber(1<<32-1))
-	f.Add(uint8(inSpool), append(one, one...), encodeSpooled(1, storage.CarbonSent, 3, true))
+	f.Add(uint8(inSpool), append(one, one...), spooled{holding{number: 1}, storage.CarbonSent, 3, true}.encode())
+	f.Add(uint8(inSpool), append(one, one...), spooled{holding{at: time.Now(), stanza: "<message/>"}, storage.Plain, 1, true}.encode())
 	f.Add(uint8(inMarks), movedMark, encodeNumber(1))
 	f.Add(uint8(inPresence), key, encodeStanza(time.Now(), ""))
 	f.Add(uint8(inBlocklists), appendJID(key[:len(key):len(key)], juliet), encodeBlob(""))

@@ -12,7 +12,8 @@ import (
 )
 
 // A message is a row of messages: what was written, once, in order of the commits. Archives, the offline
-// queue and the spool refer to it by its number.
+// queue and the spool refer to it by its number. A short one that only one row of the latter two needs is
+// not there: it is in that row.
 type message struct {
 	at     time.Time
 	places []place // the archives that it entered; some may have lost it since
@@ -112,11 +113,6 @@ func (m messages) add(new storage.Message) error {
 		}
 	}
 	if !earlier {
-		// One taken by an operation that then fails is skipped.
-		var err error
-		if number, err = m.bucket(inMessages).NextSequence(); err != nil {
-			return err
-		}
 		row.places = make([]place, 0, len(new.Archived))
 		for _, a := range new.Archived {
 			if a.With.IsZero() {
@@ -129,41 +125,70 @@ func (m messages) add(new storage.Message) error {
 			row.places = append(row.places, place{number, a.ID, a.With.String()})
 		}
 	}
+	archived := earlier || len(row.places) > 0
 
 	if taken := new.Taken; taken.Number != 0 {
 		if err := offline(m).deleteOne(ownerKey(taken.Owner), taken.Number); err != nil {
 			return err
 		}
 	}
-	holders := 0
-	if !new.Offline.IsZero() {
-		if err := offline(m).add(ownerKey(new.Offline), number, new.OfflineMax); err != nil {
-			return err
+	waiting := make([]storage.Waiting, 0, 4)
+	for _, w := range new.Waiting {
+		if peers(m).kept(w.Peer) {
+			waiting = append(waiting, w)
 		}
+	}
+	holders := len(waiting)
+	if !new.Offline.IsZero() {
 		holders++
 	}
-	// Most messages are acknowledged before they are moved. Until then an archive holds what it has.
-	counted := earlier || len(row.places) == 0
-	for _, w := range new.Waiting {
-		waits, err := peers(m).add(w, number, counted)
-		if err != nil {
+	if holders == 0 && !archived {
+		return peers(m).count(new.Counted)
+	}
+
+	h := holding{number, row.at, row.stanza}
+	if !earlier && (archived || holders > 1 || len(row.stanza) > short) {
+		// One taken by an operation that then fails is skipped.
+		var err error
+		if h.number, err = m.bucket(inMessages).NextSequence(); err != nil {
 			return err
 		}
-		if waits && counted {
-			holders++
-		}
-	}
-	if !earlier && (holders > 0 || len(row.places) > 0) {
-		if err := m.txn.append(inMessages, key(number), row.encode()); err != nil {
+		if err := m.txn.append(inMessages, key(h.number), row.encode()); err != nil {
 			return err
 		}
 		m.added++
 	}
-	if err := m.hold(number, holders); err != nil {
+	if !new.Offline.IsZero() {
+		if err := offline(m).add(ownerKey(new.Offline), h, new.OfflineMax); err != nil {
+			return err
+		}
+	}
+	// Most messages are acknowledged before they are moved. Until then an archive holds what it has.
+	counted := earlier || !archived
+	for _, w := range waiting {
+		if err := peers(m).add(w, h, counted); err != nil {
+			return err
+		}
+	}
+	if !counted {
+		holders -= len(waiting)
+	}
+	if err := m.hold(h.number, holders); err != nil {
 		return err
 	}
 	return peers(m).count(new.Counted)
 }
+
+// A holding is what a row of offline or spool has of a message: its number in messages, or itself.
+type holding struct {
+	number uint64 // 0: itself
+	at     time.Time
+	stanza string
+}
+
+// short is the length of a stanza that can be in a row of offline or spool, in bytes. Longer ones would be
+// written again with each change of the rows beside them.
+const short = 1024
 
 // earlier finds a message in an archive.
 func (m messages) earlier(r storage.Reference) (number uint64, row message, err error) {

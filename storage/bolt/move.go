@@ -233,17 +233,18 @@ func (t *txn) move(limit int) (n int, err error) {
 // countSpool counts those rows of the spool that were left to archives.
 func (t *txn) countSpool() error {
 	for k, value := range t.scan(inSpool, nil, nil) {
-		message, form, copies, counted, err := decodeSpooled(value)
+		row, err := peekSpooled(value)
 		if err != nil {
 			return damaged(inSpool, k, err)
 		}
-		if counted {
+		if row.counted {
 			continue
 		}
-		if err := t.put(inSpool, k, encodeSpooled(message, form, copies, true)); err != nil {
+		row.counted = true
+		if err := t.replace(inSpool, k, value, row.encode()); err != nil {
 			return err
 		}
-		if err := t.hold(message, +1); err != nil {
+		if err := t.hold(row.number, +1); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 
 	"tombolo/storage"
 	"tombolo/xmpp/jid"
@@ -12,7 +13,7 @@ import (
 type offline struct{ *txn }
 
 // add lets a message wait, which the caller holds. ErrFull.
-func (o offline) add(owner []byte, message uint64, max int) error {
+func (o offline) add(owner []byte, h holding, max int) error {
 	count, err := o.count(owner)
 	if err != nil {
 		return err
@@ -28,7 +29,7 @@ func (o offline) add(owner []byte, message uint64, max int) error {
 	if err := o.put(inOffline, owner, encodeNumber(count+1)); err != nil {
 		return err
 	}
-	return o.put(inOffline, numberKey(owner, number), encodeOffline(message))
+	return o.put(inOffline, numberKey(owner, number), encodeOffline(h))
 }
 
 func (o offline) List(owner jid.JID, after uint64, limit int) ([]storage.OfflineMessage, error) {
@@ -43,14 +44,14 @@ func (o offline) List(owner jid.JID, after uint64, limit int) ([]storage.Offline
 	}
 	for k, value := range o.scan(inOffline, key, numberKey(key, after+1)) {
 		m := storage.OfflineMessage{Number: binary.BigEndian.Uint64(k[len(key):])}
-		var number uint64
-		number, m.Received, m.Stanza, err = decodeOffline(value)
-		if err == nil && number != 0 {
+		h, err := peekOffline(value)
+		m.Received, m.Stanza = h.at, strings.Clone(h.stanza)
+		if err == nil && h.number != 0 {
 			var row message
-			row, err = o.message(number)
+			row, err = o.message(h.number)
 			m.Received, m.Stanza = row.at, row.stanza
 			if err == nil {
-				m.ID, err = o.idIn(account, number, row.places)
+				m.ID, err = o.idIn(account, h.number, row.places)
 			}
 		}
 		if err != nil {
@@ -118,11 +119,11 @@ func (o offline) deleteIf(owner []byte, from uint64, judge func(number, message 
 	}
 	left := count
 	for k, value := range o.scan(inOffline, owner, numberKey(owner, from)) {
-		number, _, _, err := decodeOffline(value)
+		h, err := peekOffline(value)
 		if err != nil {
 			return damaged(inOffline, k, err)
 		}
-		gone, more, err := judge(binary.BigEndian.Uint64(k[len(owner):]), number)
+		gone, more, err := judge(binary.BigEndian.Uint64(k[len(owner):]), h.number)
 		if err != nil {
 			return err
 		}
@@ -130,7 +131,7 @@ func (o offline) deleteIf(owner []byte, from uint64, judge func(number, message 
 			if err := o.delete(inOffline, k); err != nil {
 				return err
 			}
-			if err := o.hold(number, -1); err != nil {
+			if err := o.hold(h.number, -1); err != nil {
 				return err
 			}
 			left--

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 
 	"tombolo/storage"
 	"tombolo/xmpp/jid"
@@ -85,30 +86,30 @@ func (p peers) count(c storage.Counted) error {
 	return p.replace(inCounts, k, old, encodeNumber(uint64(c.Count)))
 }
 
-// add lets a message wait for a peer, unless that is not there. If counted, the caller holds it.
-func (p peers) add(w storage.Waiting, message uint64, counted bool) (waits bool, err error) {
-	if p.get(inCounts, key(w.Peer)) == nil {
-		return false, nil
-	}
+// kept says whether there is such a peer.
+func (p peers) kept(id uint64) bool { return p.get(inCounts, key(id)) != nil }
+
+// add lets a message wait for a peer. If counted, the caller holds it.
+func (p peers) add(w storage.Waiting, h holding, counted bool) error {
 	k := key(w.Peer, w.Number)
 	if old := p.get(inSpool, k); old != nil {
 		if err := p.drop(k, old); err != nil {
-			return false, err
+			return err
 		}
 	}
-	return true, p.replace(inSpool, k, nil, encodeSpooled(message, w.Form, w.Copies, counted))
+	return p.replace(inSpool, k, nil, spooled{h, w.Form, w.Copies, counted}.encode())
 }
 
 // drop removes a row of the spool.
 func (p peers) drop(k, value []byte) error {
-	message, _, _, counted, err := decodeSpooled(value)
+	row, err := peekSpooled(value)
 	if err != nil {
 		return damaged(inSpool, k, err)
 	}
-	if err := p.delete(inSpool, k); err != nil || !counted {
+	if err := p.delete(inSpool, k); err != nil || !row.counted {
 		return err
 	}
-	return p.hold(message, -1)
+	return p.hold(row.number, -1)
 }
 
 func (p peers) Waiting(id uint64) ([]storage.Unacknowledged, error) {
@@ -129,17 +130,21 @@ func (p peers) unacknowledged(k, value []byte) (u storage.Unacknowledged, err er
 		return u, errDamaged
 	}
 	u.Number = binary.BigEndian.Uint64(k[8:])
-	number, form, copies, _, err := decodeSpooled(value)
+	row, err := peekSpooled(value)
 	if err != nil {
 		return u, err
 	}
-	row, err := p.message(number)
+	u.Form, u.Copies, u.At, u.Stanza = row.form, row.copies, row.at, strings.Clone(row.stanza)
+	if row.number == 0 {
+		return u, nil
+	}
+	m, err := p.message(row.number)
 	if err != nil {
 		return u, err
 	}
-	u.Form, u.Copies, u.At, u.Stanza = form, copies, row.at, row.stanza
-	for _, place := range row.places {
-		has, err := p.has(place, number)
+	u.At, u.Stanza = m.at, m.stanza
+	for _, place := range m.places {
+		has, err := p.has(place, row.number)
 		if err != nil {
 			return u, err
 		}
@@ -207,14 +212,14 @@ func (p peers) lost(id uint64, numbers []uint64, others []storage.Waiting) error
 		if value == nil {
 			continue
 		}
-		message, form, copies, counted, err := decodeSpooled(value)
+		row, err := peekSpooled(value)
 		if err != nil {
 			return damaged(inSpool, k, err)
 		}
-		if copies > 0 {
-			copies--
+		if row.copies > 0 {
+			row.copies--
 		}
-		if err := p.replace(inSpool, k, value, encodeSpooled(message, form, copies, counted)); err != nil {
+		if err := p.replace(inSpool, k, value, row.encode()); err != nil {
 			return err
 		}
 	}
@@ -268,23 +273,49 @@ func decodePeer(key, value []byte) (peer storage.Peer, err error) {
 	return peer, d.end()
 }
 
-// A row of the spool is counted in held, or else the message is of an archive and not moved yet.
-func encodeSpooled(message uint64, form storage.Form, copies uint8, counted bool) []byte {
-	e := newRow(0)
-	e.flags(counted)
-	e.uint(uint64(form))
-	e.uint(uint64(copies))
-	e.uint(message)
+// A spooled is a row of the spool.
+type spooled struct {
+	holding
+	form    storage.Form
+	copies  uint8
+	counted bool // in held, or there is nothing to count; else the message is of an archive and not moved yet
+}
+
+func (s spooled) encode() []byte {
+	e := newRow(len(s.stanza))
+	if s.number == 0 {
+		e[0] = spoolVersion
+		e.uint(uint64(s.form))
+		e.uint(uint64(s.copies))
+		e.time(s.at)
+		e.string(s.stanza)
+		return e
+	}
+	e.flags(s.counted)
+	e.uint(uint64(s.form))
+	e.uint(uint64(s.copies))
+	e.uint(s.number)
 	return e
 }
 
-func decodeSpooled(value []byte) (message uint64, form storage.Form, copies uint8, counted bool, err error) {
-	d := peekRow(value)
-	d.flags(&counted)
-	form = storage.Form(d.uint())
-	copies = uint8(d.uint())
-	message = d.uint()
-	return message, form, copies, counted, d.end()
+// peekSpooled reads a row without copying it: the stanza ends with the transaction.
+func peekSpooled(value []byte) (s spooled, err error) {
+	d, version := peekVersionedRow(value, spoolVersion)
+	if version == spoolVersion {
+		s.counted = true
+		s.form = storage.Form(d.uint())
+		s.copies = uint8(d.uint())
+		s.at = d.time()
+		s.stanza = d.string()
+		return s, d.end()
+	}
+	d.flags(&s.counted)
+	s.form = storage.Form(d.uint())
+	s.copies = uint8(d.uint())
+	if s.number = d.uint(); s.number == 0 {
+		d.fail()
+	}
+	return s, d.end()
 }
 
 func checkPeer(key, value []byte) error {
@@ -296,6 +327,6 @@ func checkSpool(key, value []byte) error {
 	if len(key) != 16 {
 		return errDamaged
 	}
-	_, _, _, _, err := decodeSpooled(value)
+	_, err := peekSpooled(value)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -88,7 +89,7 @@ var buckets = [...]struct {
 //	chunks                   number of an archive, contact, id of the first one: postings
 //	peers                    number: a peer
 //	counts                   number of a peer: how many of its stanzas are handled
-//	spool                    number of a peer, number of the stanza: the number of a message, and its form
+//	spool                    number of a peer, number of the stanza: as in offline, and its form
 //	marks                    name: a number
 //
 // A number is 8 bytes, big-endian.
@@ -156,6 +157,7 @@ const (
 	rowVersion     = 1
 	accountVersion = 2 // with a generation; in rows of version 1 it is 0
 	offlineVersion = 2 // refers to a message; rows of version 1 are one
+	spoolVersion   = 2 // is a message; rows of version 1 refer to one
 )
 
 var errDamaged = errors.New("row is damaged")
@@ -192,27 +194,28 @@ type decoder struct {
 }
 
 func readRow(value []byte) *decoder {
-	d, version := readVersionedRow(value, rowVersion)
-	if d.err == nil && version != rowVersion {
-		d.fail()
-	}
+	d, _ := readVersionedRow(value, rowVersion)
 	return d
-}
-
-// peekRow is readRow without the copy: what it reads ends with the transaction.
-func peekRow(value []byte) decoder {
-	if len(value) == 0 || value[0] != rowVersion {
-		return decoder{err: errDamaged}
-	}
-	return decoder{rest: unsafe.String(unsafe.SliceData(value), len(value))[1:]}
 }
 
 // readVersionedRow is readRow for a kind of row that exists in all versions up to newest.
 func readVersionedRow(value []byte, newest byte) (d *decoder, version byte) {
+	peek, version := peekVersionedRow(value, newest)
+	peek.rest = strings.Clone(peek.rest)
+	return &peek, version
+}
+
+// peekRow is readRow without the copy: what it reads ends with the transaction.
+func peekRow(value []byte) decoder {
+	d, _ := peekVersionedRow(value, rowVersion)
+	return d
+}
+
+func peekVersionedRow(value []byte, newest byte) (d decoder, version byte) {
 	if len(value) == 0 || value[0] < rowVersion || value[0] > newest {
-		return &decoder{err: errDamaged}, 0
+		return decoder{err: errDamaged}, 0
 	}
-	return &decoder{rest: string(value[1:])}, value[0]
+	return decoder{rest: unsafe.String(unsafe.SliceData(value), len(value))[1:]}, value[0]
 }
 
 func (d *decoder) fail() {
@@ -428,23 +431,29 @@ func decodeStanza(value []byte) (at time.Time, stanza string, err error) {
 	return at, stanza, d.end()
 }
 
-// encodeOffline is an offline message that is kept in messages.
-func encodeOffline(number uint64) []byte {
+// encodeOffline is a row of version 1 if it is the message itself.
+func encodeOffline(h holding) []byte {
+	if h.number == 0 {
+		return encodeStanza(h.at, h.stanza)
+	}
 	e := newRow(0)
 	e[0] = offlineVersion
-	e.uint(number)
+	e.uint(h.number)
 	return e
 }
 
-// decodeOffline returns the number of the message, or if that is 0 the message itself.
-func decodeOffline(value []byte) (number uint64, at time.Time, stanza string, err error) {
-	if len(value) > 0 && value[0] == rowVersion {
-		at, stanza, err = decodeStanza(value)
-		return 0, at, stanza, err
+// peekOffline reads a row without copying it: the stanza ends with the transaction.
+func peekOffline(value []byte) (h holding, err error) {
+	d, version := peekVersionedRow(value, offlineVersion)
+	if version == offlineVersion {
+		if h.number = d.uint(); h.number == 0 {
+			d.fail()
+		}
+		return h, d.end()
 	}
-	d, _ := readVersionedRow(value, offlineVersion)
-	number = d.uint()
-	return number, at, "", d.end()
+	h.at = d.time()
+	h.stanza = d.string()
+	return h, d.end()
 }
 
 // A blob is a value with nothing to it: a document, a secret, or (empty) a mere entry.
@@ -495,7 +504,7 @@ func checkOffline(key, value []byte) error {
 	case 0:
 		_, err = decodeNumber(value)
 	case 8:
-		_, _, _, err = decodeOffline(value)
+		_, err = peekOffline(value)
 	default:
 		err = errDamaged
 	}
