@@ -14,7 +14,7 @@ type offline struct{ *txn }
 
 // add lets a message wait, which the caller holds. ErrFull.
 func (o offline) add(owner []byte, h holding, max int) error {
-	count, err := o.count(owner)
+	count, counter, err := o.count(owner)
 	if err != nil {
 		return err
 	}
@@ -26,10 +26,10 @@ func (o offline) add(owner []byte, h holding, max int) error {
 	if err != nil {
 		return err
 	}
-	if err := o.put(inOffline, owner, encodeNumber(count+1)); err != nil {
+	if err := o.replace(inOffline, owner, counter, encodeNumber(count+1)); err != nil {
 		return err
 	}
-	return o.put(inOffline, numberKey(owner, number), encodeOffline(h))
+	return o.replace(inOffline, numberKey(owner, number), nil, encodeOffline(h))
 }
 
 func (o offline) List(owner jid.JID, after uint64, limit int) ([]storage.OfflineMessage, error) {
@@ -113,11 +113,15 @@ func (o offline) deleteIf(owner []byte, from uint64, judge func(number, message 
 	if !o.writable {
 		return storage.ErrReadOnly
 	}
-	count, err := o.count(owner)
+	count, counter, err := o.count(owner)
 	if err != nil || count == 0 {
 		return err
 	}
-	left := count
+	type row struct {
+		key, value []byte
+		message    uint64
+	}
+	rows := make([]row, 0, min(count, 256))
 	for k, value := range o.scan(inOffline, owner, numberKey(owner, from)) {
 		h, err := peekOffline(value)
 		if err != nil {
@@ -128,45 +132,46 @@ func (o offline) deleteIf(owner []byte, from uint64, judge func(number, message 
 			return err
 		}
 		if gone {
-			if err := o.delete(inOffline, k); err != nil {
-				return err
-			}
-			if err := o.hold(h.number, -1); err != nil {
-				return err
-			}
-			left--
+			rows = append(rows, row{k, value, h.number})
 		}
 		if !more {
 			break
 		}
 	}
-	switch left {
-	case count:
-		return nil
-	case 0:
-		return o.delete(inOffline, owner)
+	for _, r := range rows {
+		if err := o.deleteKnown(inOffline, r.key, r.value); err != nil {
+			return err
+		}
+		if err := o.hold(r.message, -1); err != nil {
+			return err
+		}
 	}
-	return o.put(inOffline, owner, encodeNumber(left))
+	switch uint64(len(rows)) {
+	case 0:
+		return nil
+	case count:
+		return o.deleteKnown(inOffline, owner, counter)
+	}
+	return o.replace(inOffline, owner, counter, encodeNumber(count-uint64(len(rows))))
 }
 
 func (o offline) Count(owner jid.JID) (int, error) {
-	n, err := o.count(ownerKey(owner))
+	n, _, err := o.count(ownerKey(owner))
 	if err != nil {
 		return 0, fmt.Errorf("count offline messages of %s: %w", owner, err)
 	}
 	return int(n), nil
 }
 
-// count reads how many messages an owner has, which a row says: counting them would make each
-// append as slow as the queue is long.
-func (o offline) count(owner []byte) (uint64, error) {
-	value := o.get(inOffline, owner)
-	if value == nil {
-		return 0, nil
+// count reads how many messages an owner has, which a row says, nil if there are none: counting them would
+// make each append as slow as the queue is long.
+func (o offline) count(owner []byte) (n uint64, row []byte, err error) {
+	row = o.get(inOffline, owner)
+	if row == nil {
+		return 0, nil, nil
 	}
-	n, err := decodeNumber(value)
-	if err != nil {
-		return 0, damaged(inOffline, owner, err)
+	if n, err = decodeNumber(row); err != nil {
+		return 0, nil, damaged(inOffline, owner, err)
 	}
-	return n, nil
+	return n, row, nil
 }

@@ -106,7 +106,7 @@ func (p peers) drop(k, value []byte) error {
 	if err != nil {
 		return damaged(inSpool, k, err)
 	}
-	if err := p.delete(inSpool, k); err != nil || !row.counted {
+	if err := p.deleteKnown(inSpool, k, value); err != nil || !row.counted {
 		return err
 	}
 	return p.hold(row.number, -1)
@@ -176,11 +176,16 @@ func (p peers) acknowledged(id, through uint64) error {
 		return storage.ErrReadOnly
 	}
 	prefix := key(id)
+	type row struct{ key, value []byte }
+	rows := make([]row, 0, 16)
 	for k, value := range p.scan(inSpool, prefix, prefix) {
 		if binary.BigEndian.Uint64(k[8:]) > through {
 			break
 		}
-		if err := p.drop(k, value); err != nil {
+		rows = append(rows, row{k, value})
+	}
+	for _, r := range rows {
+		if err := p.drop(r.key, r.value); err != nil {
 			return err
 		}
 	}

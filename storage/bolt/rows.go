@@ -381,7 +381,7 @@ func encodeNumber(n uint64) []byte {
 }
 
 func decodeNumber(value []byte) (uint64, error) {
-	d := readRow(value)
+	d := peekRow(value)
 	n := d.uint()
 	return n, d.end()
 }

@@ -92,13 +92,17 @@ func (t *txn) delete(in bucket, key []byte) error {
 	if !t.writable {
 		return storage.ErrReadOnly
 	}
-	b := t.bucket(in)
-	old := b.Get(key)
+	old := t.get(in, key)
 	if old == nil {
 		return nil
 	}
+	return t.deleteKnown(in, key, old)
+}
+
+// deleteKnown is delete where the value that the key has is known.
+func (t *txn) deleteKnown(in bucket, key, old []byte) error {
 	t.undo = append(t.undo, write{in, key, old})
-	return b.Delete(key)
+	return t.bucket(in).Delete(key)
 }
 
 // deleteAll removes every key with a prefix.
@@ -114,7 +118,8 @@ func (t *txn) deleteAll(in bucket, prefix []byte) error {
 	return nil
 }
 
-// scan yields the keys that begin with prefix, in order, starting at from. The loop may write.
+// scan yields the keys that begin with prefix, in order, starting at from. The loop may write, but where that is
+// most rows of it, it is cheaper to do so afterwards.
 func (t *txn) scan(in bucket, prefix, from []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, value []byte) bool) {
 		c := t.bucket(in).Cursor()
