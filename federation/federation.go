@@ -233,13 +233,13 @@ func (f *Federation) Serve(ctx context.Context, c transport.Socket, direct bool)
 		err := s.Secure(handshake, f.serverTLS("xmpp-server"))
 		cancel()
 		if err != nil {
-			s.Log.Debug("TLS handshake failed", "err", err)
+			s.Log().Debug("TLS handshake failed", "err", err)
 			c.Close()
 			return
 		}
 	}
 	if err := s.Run(ctx); err != nil && !transport.Gone(err) {
-		s.Log.Info("stream from another server ended", "peer", s.Peer, "err", err)
+		s.Log().Info("stream from another server ended", "peer", s.Peer, "err", err)
 	}
 }
 

@@ -149,7 +149,7 @@ func (in *incoming) opened(h stream.Header) error {
 
 // refused notes that the peer may not speak for the remote domain of a pair.
 func (in *incoming) refused(p Pair, reason string) {
-	in.s.Log.Info("another domain was refused", "local", p.Local, "peer", p.Remote, "reason", reason)
+	in.s.Log().Info("another domain was refused", "local", p.Local, "peer", p.Remote, "reason", reason)
 	if in.f.Refused != nil {
 		in.f.Refused(p, in.s.Conn().RemoteAddr().String(), reason)
 	}
@@ -352,7 +352,7 @@ func (in *incoming) authorise(p Pair, by string) bool {
 	in.pairs[p] = &authorisation{by: by, since: in.f.Now()}
 	in.open.Store(true)
 	in.pass.Known()
-	in.s.Log.Info("stream from another domain", "local", p.Local, "peer", p.Remote, "by", by)
+	in.s.Log().Info("stream from another domain", "local", p.Local, "peer", p.Remote, "by", by)
 	return true
 }
 

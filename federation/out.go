@@ -229,7 +229,7 @@ func (o *outgoing) succeed() {
 	o.settled, o.isReady, o.readyAt = true, true, o.f.Now()
 	security, self := o.security, o.self
 	o.mu.Unlock()
-	o.s.Log.Info("stream to another domain", "local", o.Local, "peer", o.Remote,
+	o.s.Log().Info("stream to another domain", "local", o.Local, "peer", o.Remote,
 		"tls", security.tls != nil, "peer proved by", string(security.proof), "we proved by", self)
 	o.tell("authentication", self, nil)
 	o.ready(o)
@@ -378,7 +378,7 @@ func (o *outgoing) handle(e element.Element) error {
 	case d.name == "verify":
 		o.verified(d)
 	case !o.requested || d.from != o.Remote || d.to != o.Local:
-		o.s.Log.Warn("unsolicited dialback result ignored", "from", d.from, "to", d.to, "type", d.typ)
+		o.s.Log().Warn("unsolicited dialback result ignored", "from", d.from, "to", d.to, "type", d.typ)
 	case d.typ == "valid":
 		o.requested = false
 		o.proved("dialback")

@@ -112,7 +112,7 @@ func (o *outgoing) verified(d dialback) {
 	o.mu.Unlock()
 	switch {
 	case answer == nil:
-		o.s.Log.Warn("unsolicited dialback verification ignored", "from", d.from, "to", d.to, "type", d.typ)
+		o.s.Log().Warn("unsolicited dialback verification ignored", "from", d.from, "to", d.to, "type", d.typ)
 	case d.typ == "valid":
 		answer(nil)
 	default:

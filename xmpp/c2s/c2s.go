@@ -115,6 +115,7 @@ func New(c Config) *Server {
 		Admit:     c.Admit,
 		Handshake: func(ctx context.Context, st *stream.Stream) (func(), error) { return clientOf(st).pass.Handshake(ctx) },
 		Limits:    c.Limits, Timing: c.Timing, Flusher: c.Flusher, Counters: c.Counters, Log: c.Log,
+		Attributes: func(st *stream.Stream) []any { return clientOf(st).attributes() },
 	}
 	return s
 }
@@ -148,7 +149,7 @@ func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
 		err := st.Secure(handshake, s.direct)
 		cancel()
 		if err != nil {
-			st.Log.Debug("TLS handshake failed", "err", err)
+			st.Log().Debug("TLS handshake failed", "err", err)
 			c.Close()
 			leave()
 			return
@@ -156,7 +157,7 @@ func (s *Server) Serve(ctx context.Context, c transport.Socket, direct bool) {
 	}
 	st.Live(ctx, func(err error) {
 		if err != nil && !transport.Gone(err) {
-			st.Log.Info("stream ended", "err", err)
+			st.Log().Info("stream ended", "err", err)
 		}
 		leave()
 	})

@@ -29,6 +29,17 @@ type client struct {
 
 func clientOf(st *stream.Stream) *client { return st.Data.(*client) }
 
+// attributes are for the log.
+func (c *client) attributes() (list []any) {
+	if !c.account.IsZero() {
+		list = append(list, "account", c.account.String())
+	}
+	if c.session != nil {
+		list = append(list, "resource", c.session.JID().Resource())
+	}
+	return list
+}
+
 // handle takes one stanza of a client that has bound a resource.
 func (c *client) handle(e element.Element) error {
 	if e.NS() != ns.Client {

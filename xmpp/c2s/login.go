@@ -118,7 +118,6 @@ func (s *Server) accepted(st *stream.Stream, x *sasl.Exchange) error {
 func (c *client) authenticated(account jid.JID, agent string, x *sasl.Exchange) {
 	c.account, c.agent, c.epoch = account, agent, x.Epoch()
 	c.stream.Peer = account.String()
-	c.stream.Log = c.stream.Log.With("account", c.stream.Peer)
 	c.pass.Known()
 	c.tried(true)
 	c.record(audit.Login, c.stream.Peer, "mechanism", x.Mechanism())
@@ -177,8 +176,7 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 		return err
 	}
 	c.server.bound(c.stream)
-	c.stream.Log = c.stream.Log.With("resource", full.Resource())
-	c.stream.Log.Debug("resource bound")
+	c.stream.Log().Debug("resource bound")
 	return nil
 }
 

@@ -231,17 +231,14 @@ func (c *client) adopt(u *session.User, o *outlet, h uint32, announce func(uint3
 	c.session, c.outlet = o.session, o
 	c.session.SetClient(c.agent)
 	u.Arrived(arrived)
-	o.ledger.Resume(c.stream, o.renumbered(o.ledger.Acked(), changed), func(handled uint32) {
-		c.stream.Log = c.stream.Log.With("resource", o.session.JID().Resource())
-		announce(handled)
-	})
+	o.ledger.Resume(c.stream, o.renumbered(o.ledger.Acked(), changed), announce)
 	c.server.parking.wait(o, time.Time{})
 	c.server.parking.noteAcked(o)
 	if o.old {
 		o.old = false
 		u.Restored(o.session)
 	}
-	c.stream.Log.Debug("session resumed")
+	c.stream.Log().Debug("session resumed")
 	return nil
 }
 
@@ -262,7 +259,7 @@ func (s *Server) over(st *stream.Stream, err error) {
 			u.Arrived(c.outlet.ledger.Written())
 			c.outlet.ledger.Park()
 			s.parking.wait(c.outlet, time.Now())
-			st.Log.Debug("session waits to be resumed")
+			st.Log().Debug("session waits to be resumed")
 		default:
 			u.End(c.session, nil)
 		}

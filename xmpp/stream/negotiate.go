@@ -206,7 +206,7 @@ func (s *Stream) streamElement(e element.Element) error {
 	switch {
 	case e.Name() == "error":
 		err := stanza.ParseStreamError(e)
-		s.Log.Info("the peer closed the stream with an error", "condition", err.Condition, "text", err.Text)
+		s.Log().Info("the peer closed the stream with an error", "condition", err.Condition, "text", err.Text)
 		s.remote = err
 		s.finished = true // the peer closes its side with it (RFC 6120 section 4.9.1.1)
 		s.Close(nil)

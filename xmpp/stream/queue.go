@@ -384,7 +384,7 @@ func (q *queue) waitRoom() {
 
 // cut drops a peer that does not read.
 func (q *queue) cut() {
-	q.s.Log.Info("the peer does not read; its connection is cut", "bytes", q.pending())
+	q.s.Log().Info("the peer does not read; its connection is cut", "bytes", q.pending())
 	q.s.role.Counters.Hit("limit: queue")
 	q.s.conn.Abort()
 	q.close()

@@ -127,7 +127,7 @@ func (l *Login) step(s *Stream, e element.Element) (Outcome, error) {
 	if err := l.Accepted(s, s.login.exchange); err != nil {
 		return Outcome{}, err
 	}
-	s.Log.Info("authenticated", "mechanism", s.login.exchange.Mechanism())
+	s.Log().Info("authenticated", "mechanism", s.login.exchange.Mechanism())
 	s.Send(element.Leaf("success", ns.SASL, data))
 	return Outcome{Gains: Authenticated, Restart: true}, nil
 }
@@ -185,19 +185,19 @@ func (l *Login) refuse(s *Stream, err error, failure func(condition string) elem
 	}
 	var f *sasl.Failure
 	if !errors.As(err, &f) {
-		s.Log.Error("authentication could not be carried out", "err", err)
+		s.Log().Error("authentication could not be carried out", "err", err)
 		f = &sasl.Failure{Condition: sasl.TemporaryAuthFailure}
 	}
 	s.login.attempt = attempt{}
 	s.Send(failure(f.Condition))
 	if unbindable {
-		s.Log.Debug("authentication failed", "condition", f.Condition, "err", err)
+		s.Log().Debug("authentication failed", "condition", f.Condition, "err", err)
 		return nil
 	}
 	if l.Failed != nil {
 		l.Failed(s, mechanism, err)
 	}
-	s.Log.Info("authentication failed", "condition", f.Condition, "err", err)
+	s.Log().Info("authentication failed", "condition", f.Condition, "err", err)
 	if s.login.failed++; s.login.failed >= l.Tries {
 		return &stanza.StreamError{Condition: stanza.StreamPolicyViolation,
 			Text: "too many failed attempts to authenticate"}

@@ -237,7 +237,7 @@ func (p *profile2) grant(s *Stream) error {
 		for _, e := range further {
 			w.Add(e)
 		}
-		s.Log.Info("authenticated", "mechanism", s.login.exchange.Mechanism())
+		s.Log().Info("authenticated", "mechanism", s.login.exchange.Mechanism())
 		s.login.attempt = attempt{}
 		s.Send(w.Element())
 		after = s.apply(Outcome{Gains: Authenticated | gains})

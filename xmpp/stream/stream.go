@@ -80,6 +80,8 @@ type Role struct {
 	Flusher  *Flusher
 	Counters *meter.Counters
 	Log      *slog.Logger
+	// Attributes, if set, says who the peer is in the log, besides its address.
+	Attributes func(s *Stream) []any
 }
 
 // A Prefix is a namespace declaration on the stream's header.
@@ -125,8 +127,6 @@ type Stream struct {
 	Data        any
 	// Lang is the xml:lang of the peer's header, for stanzas that have none; "" if it is no language tag.
 	Lang string
-	// Log carries the connection's attributes.
-	Log *slog.Logger
 	// Started is when the connection was accepted or made.
 	Started time.Time
 
@@ -169,7 +169,6 @@ type ending struct {
 func New(role *Role, c transport.Socket) (*Stream, error) {
 	s := &Stream{
 		role: role, trying: -1, Started: time.Now(),
-		Log:    role.Log.With("remote", c.RemoteAddr().String()),
 		parser: element.NewParser(role.Limits.Before),
 	}
 	s.queue.init(s)
@@ -189,6 +188,16 @@ func (s *Stream) Role() *Role { return s.role }
 
 // Conn is the connection, for its TLS state and addresses.
 func (s *Stream) Conn() *transport.Conn { return s.conn }
+
+// Log is the log for what happens to this stream. It is made when it is needed: streams that have nothing to say
+// are most of what there is.
+func (s *Stream) Log() *slog.Logger {
+	attributes := []any{"remote", s.conn.RemoteAddr().String()}
+	if s.role.Attributes != nil {
+		attributes = append(attributes, s.role.Attributes(s)...)
+	}
+	return s.role.Log.With(attributes...)
+}
 
 // Secure puts TLS on the connection before the stream starts (XEP-0368).
 func (s *Stream) Secure(ctx context.Context, config *tls.Config) error {
@@ -263,7 +272,7 @@ func (s *Stream) patience() time.Duration {
 func (s *Stream) read(ctx context.Context, opens bool) (rests bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.Log.Error("panic in a stream", "panic", p, "stack", string(debug.Stack()))
+			s.Log().Error("panic in a stream", "panic", p, "stack", string(debug.Stack()))
 			s.fail(&stanza.StreamError{Condition: stanza.StreamInternalServerError})
 			rests, err = false, fmt.Errorf("panic: %v", p)
 		}
