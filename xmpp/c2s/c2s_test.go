@@ -21,6 +21,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,6 +124,43 @@ func serveOn(t *testing.T, store storage.Store, change func(*c2s.Config)) *serve
 		}
 	})
 	return s
+}
+
+// lines hands on what is written to a log.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
+// TestLogSaysWhoseStreamItIs: an operator finds all that befell an account by its name.
+func TestLogSaysWhoseStreamItIs(t *testing.T) {
+	log := make(lines, 100)
+	s := serve(t, func(c *c2s.Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
+	romeo, err := s.login(t, "romeo", "secret of romeo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := romeo.Conn().LocalAddr().String()
+	romeo.Conn().Write([]byte("<message></presence>"))
+	defer romeo.Conn().Close()
+	for {
+		select {
+		case line := <-log:
+			if !strings.Contains(line, "stream ended") {
+				continue
+			}
+			for _, part := range []string{"remote=" + address, "account=romeo@" + domain, "resource=" + romeo.LocalAddr().Resourcepart()} {
+				if !strings.Contains(line, part) {
+					t.Errorf("%q is missing in: %s", part, line)
+				}
+			}
+			return
+		case <-time.After(5 * time.Second):
+			t.Fatal("nothing in the log")
+		}
+	}
 }
 
 // certificate makes a self-signed certificate for the domain.
