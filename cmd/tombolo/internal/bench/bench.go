@@ -292,6 +292,7 @@ func (r *run) progress(line string) {
 type snapshot struct {
 	at      time.Time
 	count   uint64
+	stolen  time.Duration // from this machine by its host
 	clients time.Duration
 	servers []tree // of pids
 }
@@ -307,7 +308,7 @@ func (r *run) pids() []int {
 }
 
 func (r *run) snapshot(count uint64) (snapshot, error) {
-	s := snapshot{at: time.Now(), count: count}
+	s := snapshot{at: time.Now(), count: count, stolen: stolen()}
 	for _, pid := range r.pids() {
 		t, err := processTree(pid)
 		if err != nil {

@@ -102,3 +102,20 @@ func ownTime() (time.Duration, error) {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
+
+// stolen is the processor time of all processors that the host gave to others while this machine had work to do
+// (proc(5): steal), 0 where that is not known.
+func stolen() time.Duration {
+	text, _ := os.ReadFile("/proc/stat")
+	return stolenIn(string(text))
+}
+
+func stolenIn(stat string) time.Duration {
+	line, _, _ := strings.Cut(stat, "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0
+	}
+	n, _ := strconv.ParseInt(fields[8], 10, 64)
+	return time.Duration(n) * time.Second / ticks
+}

@@ -61,3 +61,13 @@ func TestOwnTime(t *testing.T) {
 		t.Errorf("%v after %v, %v", after, before, err)
 	}
 }
+
+func TestStolen(t *testing.T) {
+	const stat = "cpu  6360565 0 1 6170957 5 6 7 387157 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n"
+	if got := stolenIn(stat); got != 3871570*time.Millisecond {
+		t.Error(got)
+	}
+	if got := stolenIn(""); got != 0 {
+		t.Error(got)
+	}
+}

@@ -48,6 +48,10 @@ type Result struct {
 	Reordered uint64 `json:"reordered"`
 	Errors    uint64 `json:"errors"`
 
+	// Stolen is how many milliseconds of processor time the host gave to others in a second, while this machine
+	// had work to do. Latencies of a run with more than a few are the host's.
+	Stolen float64 `json:"stolen_ms_per_second"`
+
 	Latency *Latency  `json:"latency_ms,omitempty"`
 	Slower  *Slower   `json:"slower,omitempty"` // of fairness, beside the flood
 	Servers []Process `json:"processes,omitempty"`
@@ -95,6 +99,7 @@ func (r *run) result(name string, s span, arrivals []*arrival, sent func(int) ui
 	}
 	if result.Seconds > 0 {
 		result.PerSecond = float64(result.Count) / result.Seconds
+		result.Stolen = 1000 * (s.after.stolen - s.before.stolen).Seconds() / result.Seconds
 	}
 	var latency Histogram
 	for i, a := range arrivals {
@@ -169,6 +174,9 @@ func (r Result) Text(w io.Writer) error {
 		b.WriteByte('\n')
 	}
 	fmt.Fprintf(&b, "  clients: %.2f s of processor time, %.1f us a %s\n", r.Clients.CPUSeconds, r.Clients.PerItemUs, r.Unit)
+	if r.Stolen > 0 {
+		fmt.Fprintf(&b, "  the host gave %.0f ms of processor time a second to others\n", r.Stolen)
+	}
 	if r.Sent > 0 {
 		fmt.Fprintf(&b, "  sent %d, lost %d, doubled %d, reordered %d, errors %d\n", r.Sent, r.Lost, r.Doubled, r.Reordered, r.Errors)
 	}
