@@ -49,8 +49,8 @@ func addArchives(tx *bbolt.Tx) error {
 	return nil
 }
 
-// inlineMessages changes nothing that is there: a message that only one row of offline or spool refers to is
-// in that row since then, if it is short, which earlier versions of the program do not read in the spool.
+// inlineMessages changes nothing that is there: a short message that no archive has and only one row of offline
+// or spool needs is in that row since then, which earlier versions of the program do not read in the spool.
 func inlineMessages(*bbolt.Tx) error { return nil }
 
 func (f format) version() uint32 { return uint32(len(f.migrations)) + 1 }

@@ -12,8 +12,8 @@ import (
 )
 
 // A message is a row of messages: what was written, once, in order of the commits. Archives, the offline
-// queue and the spool refer to it by its number. A short one that only one row of the latter two needs is
-// not there: it is in that row.
+// queue and the spool refer to it by its number. A short one that no archive has and only one row of the latter
+// two needs is not there: it is in that row.
 type message struct {
 	at     time.Time
 	places []place // the archives that it entered; some may have lost it since
@@ -153,10 +153,6 @@ func (m messages) add(new storage.Message) error {
 		if h.number, err = m.bucket(inMessages).NextSequence(); err != nil {
 			return err
 		}
-		if err := m.txn.append(inMessages, key(h.number), row.encode()); err != nil {
-			return err
-		}
-		m.added++
 	}
 	if !new.Offline.IsZero() {
 		if err := offline(m).add(ownerKey(new.Offline), h, new.OfflineMax); err != nil {
@@ -172,6 +168,12 @@ func (m messages) add(new storage.Message) error {
 	}
 	if !counted {
 		holders -= len(waiting)
+	}
+	if !earlier && h.number != 0 {
+		if err := m.txn.append(inMessages, key(h.number), row.encode()); err != nil {
+			return err
+		}
+		m.added++
 	}
 	if err := m.hold(h.number, holders); err != nil {
 		return err

@@ -287,8 +287,8 @@ type spooled struct {
 }
 
 func (s spooled) encode() []byte {
-	e := newRow(len(s.stanza))
 	if s.number == 0 {
+		e := newRow(len(s.stanza))
 		e[0] = spoolVersion
 		e.uint(uint64(s.form))
 		e.uint(uint64(s.copies))
@@ -296,6 +296,7 @@ func (s spooled) encode() []byte {
 		e.string(s.stanza)
 		return e
 	}
+	e := newRow(0)
 	e.flags(s.counted)
 	e.uint(uint64(s.form))
 	e.uint(uint64(s.copies))

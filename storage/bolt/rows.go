@@ -186,8 +186,8 @@ func (e *encoder) flags(flags ...bool) {
 	*e = append(*e, b)
 }
 
-// A decoder reads a row. Its first error sticks; end returns it. It works on a copy of the row,
-// since bbolt's memory ends with the transaction: the strings that it returns are parts of that.
+// A decoder reads a row. Its first error sticks; end returns it. The strings that it returns
+// are parts of the row: of a copy of it, since bbolt's memory ends with the transaction, unless it is to peek.
 type decoder struct {
 	rest string
 	err  error

@@ -8,6 +8,7 @@ import (
 
 	"tombolo/storage"
 	"tombolo/xmpp/element"
+	"tombolo/xmpp/jid"
 	"tombolo/xmpp/ns"
 	"tombolo/xmpp/session"
 	"tombolo/xmpp/stanza"
@@ -280,9 +281,13 @@ func (c *client) written() {
 func (r *request) resumeLogin(success stream.Success, further []element.Element) (refused element.Element, err error) {
 	c := r.client
 	c.account, c.agent, c.epoch = r.account, r.agent, r.exchange.Epoch()
-	return c.takeOver(r.resume, func(handled uint32) {
+	refused, err = c.takeOver(r.resume, func(handled uint32) {
 		c.authenticated(r.account, r.agent, r.exchange)
 		success(c.session.JID().String(), stream.Bound|stream.Resumed,
 			append([]element.Element{resumed(r.resume, handled)}, further...)...)
 	})
+	if err != nil {
+		c.account = jid.JID{} // the login does not hold
+	}
+	return refused, err
 }

@@ -80,7 +80,8 @@ type Role struct {
 	Flusher  *Flusher
 	Counters *meter.Counters
 	Log      *slog.Logger
-	// Attributes, if set, says who the peer is in the log, besides its address.
+	// Attributes, if set, says who the peer is in the log, besides its address. Whoever sends to the stream may
+	// call it, under locks of his own: it takes none, and reads what does not change once the stream is known.
 	Attributes func(s *Stream) []any
 }
 

@@ -174,7 +174,7 @@ func (r Result) Text(w io.Writer) error {
 		b.WriteByte('\n')
 	}
 	fmt.Fprintf(&b, "  clients: %.2f s of processor time, %.1f us a %s\n", r.Clients.CPUSeconds, r.Clients.PerItemUs, r.Unit)
-	if r.Stolen > 0 {
+	if r.Stolen >= 0.5 {
 		fmt.Fprintf(&b, "  the host gave %.0f ms of processor time a second to others\n", r.Stolen)
 	}
 	if r.Sent > 0 {
