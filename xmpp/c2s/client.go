@@ -2,6 +2,7 @@ package c2s
 
 import (
 	"crypto/rand"
+	"sync/atomic"
 
 	"tombolo/xmpp/element"
 	"tombolo/xmpp/hook"
@@ -25,6 +26,7 @@ type client struct {
 	agent    string           // the installation that logged in; "" where it did not say
 	session  *session.Session // once bound
 	outlet   *outlet          // of the session
+	bound    atomic.Bool      // the login that the session came with is in the log
 }
 
 func clientOf(st *stream.Stream) *client { return st.Data.(*client) }
@@ -34,7 +36,7 @@ func (c *client) attributes() (list []any) {
 	if !c.account.IsZero() {
 		list = append(list, "account", c.account.String())
 	}
-	if c.session != nil {
+	if c.bound.Load() {
 		list = append(list, "resource", c.session.JID().Resource())
 	}
 	return list

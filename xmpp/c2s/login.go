@@ -176,6 +176,7 @@ func (c *client) open(full jid.JID, agent, epoch string, announce func(*session.
 		return err
 	}
 	c.server.bound(c.stream)
+	c.bound.Store(true)
 	c.stream.Log().Debug("resource bound")
 	return nil
 }

@@ -239,6 +239,7 @@ func (c *client) adopt(u *session.User, o *outlet, h uint32, announce func(uint3
 		o.old = false
 		u.Restored(o.session)
 	}
+	c.bound.Store(true)
 	c.stream.Log().Debug("session resumed")
 	return nil
 }
