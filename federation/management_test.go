@@ -453,7 +453,7 @@ func TestBacklogLargerThanTheQueue(t *testing.T) {
 			} else {
 				p.expectEnable(enabled)
 			}
-			time.Sleep(300 * time.Millisecond) // so much for how fast it reads
+			time.Sleep(300 * time.Millisecond) // it reads nothing while all is handed over, as the fastest reader would seem to
 			for i := range 2 * count {
 				if got, err := p.r.ReadString('|'); err != nil || !strings.HasSuffix(got, fmt.Sprintf(" waiting%d|", i/2)) {
 					t.Fatalf("in the place of message %d: %.200s…, %v", i/2, got, err)
